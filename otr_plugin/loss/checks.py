@@ -1,0 +1,119 @@
+"""What otr_loss refuses: one ValueError that shows what was expected and what came, before any work.
+
+Values are looked at on a CPU only: on a GPU a look would make the host wait for the device. There, a
+label that is out of range makes the loss NaN.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NoReturn
+
+import torch
+from torch import Tensor
+
+from otr_plugin.config import OTRConfig
+
+FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+
+
+def check(
+    hidden: Tensor,
+    weight: Tensor,
+    labels: Tensor,
+    config: OTRConfig,
+    bias: Tensor | None,
+    num_items: float | Tensor | None,
+    uniforms: Tensor | None,
+    generator: torch.Generator | None,
+    logit_scale: float,
+    softcap: float | None,
+) -> None:
+    if not isinstance(config, OTRConfig):
+        _refuse("config", "an OTRConfig", f"{type(config).__name__}; write OTRConfig(**settings)")
+    _check_tensors(hidden, weight, labels, bias)
+    if config.kernel == "triton":
+        _refuse("kernel", "auto or torch", "triton, which this version does not have yet")
+    _check_number("logit_scale", logit_scale, "a finite number other than 0", lambda x: x != 0)
+    if softcap is not None:
+        _check_number("softcap", softcap, "None or a finite number > 0", lambda x: x > 0)
+    if num_items is not None:
+        if isinstance(num_items, Tensor) and num_items.numel() != 1:
+            _refuse("num_items", "one number", f"a tensor of shape {tuple(num_items.shape)}")
+        if not isinstance(num_items, Tensor) or num_items.device.type == "cpu":
+            value = num_items.item() if isinstance(num_items, Tensor) else num_items
+            _check_number("num_items", value, "a finite number > 0", lambda x: x > 0)
+    if labels.device.type == "cpu":
+        _check_label_values(labels, len(weight))
+    if config.draws and uniforms is not None:
+        _check_uniforms(uniforms, hidden, config.samples)
+    if config.draws and generator is not None and generator.device.type != hidden.device.type:
+        _refuse("generator", f"one on {hidden.device.type}, like hidden", f"one on {generator.device}")
+
+
+def _refuse(name: str, expected: str, got: str) -> NoReturn:
+    raise ValueError(f"otr_loss: {name}: expected {expected}, got {got}")
+
+
+def _check_number(name, value, expected, allowed) -> None:  # type: ignore[no-untyped-def]
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not number or not math.isfinite(value) or not allowed(value):
+        _refuse(name, expected, repr(value))
+
+
+def _check_tensors(hidden: Tensor, weight: Tensor, labels: Tensor, bias: Tensor | None) -> None:
+    tensors = {"hidden": hidden, "weight": weight, "labels": labels}
+    if bias is not None:
+        tensors["bias"] = bias
+    for name, tensor in tensors.items():
+        if not isinstance(tensor, Tensor):
+            _refuse(name, "a torch.Tensor", type(tensor).__name__)
+    if hidden.dim() != 2:
+        _refuse("hidden", "shape [N, D] (hidden.flatten(0, -2) makes it so)", _shape(hidden))
+    if weight.dim() != 2 or len(weight) == 0 or weight.shape[1] != hidden.shape[1]:
+        _refuse("weight", f"shape [V, {hidden.shape[1]}] with V >= 1, as hidden is {_shape(hidden)}", _shape(weight))
+    if labels.shape != hidden.shape[:1]:
+        _refuse("labels", f"shape [{len(hidden)}], as hidden is {_shape(hidden)}", _shape(labels))
+    if bias is not None and bias.shape != weight.shape[:1]:
+        _refuse("bias", f"shape [{len(weight)}], as weight is {_shape(weight)}", _shape(bias))
+
+    if hidden.dtype not in FLOATS:
+        _refuse("hidden", "float32, bfloat16, float16 or float64", str(hidden.dtype))
+    if labels.dtype not in (torch.int64, torch.int32):
+        _refuse("labels", "int64 or int32", str(labels.dtype))
+    # Under autocast everything is brought to its dtype, as it would be for a linear layer.
+    mixed = torch.is_autocast_enabled(hidden.device.type)
+    for name in ("weight", "bias"):
+        tensor = tensors.get(name)
+        if tensor is None or tensor.dtype == hidden.dtype or (mixed and tensor.dtype in FLOATS):
+            continue
+        _refuse(name, f"{hidden.dtype}, like hidden", str(tensor.dtype))
+    for name, tensor in tensors.items():
+        if tensor.device != hidden.device:
+            _refuse(name, f"a tensor on {hidden.device}, like hidden", f"one on {tensor.device}")
+
+
+def _check_label_values(labels: Tensor, vocabulary: int) -> None:
+    wrong = ((labels < 0) | (labels >= vocabulary)) & (labels != -100)
+    if wrong.any():
+        at = int(wrong.nonzero()[0])
+        _refuse("labels", f"0 to {vocabulary - 1}, or -100 for not trained", f"{labels[at].item()} at position {at}")
+
+
+def _check_uniforms(uniforms: Tensor, hidden: Tensor, samples: int) -> None:
+    if not isinstance(uniforms, Tensor):
+        _refuse("uniforms", "a torch.Tensor", type(uniforms).__name__)
+    if uniforms.shape != (len(hidden), samples):
+        _refuse("uniforms", f"shape [{len(hidden)}, {samples}] (positions, samples)", _shape(uniforms))
+    if uniforms.dtype not in (torch.float32, torch.float64):
+        _refuse("uniforms", "float32 or float64", str(uniforms.dtype))
+    if uniforms.device != hidden.device:
+        _refuse("uniforms", f"a tensor on {hidden.device}, like hidden", f"one on {uniforms.device}")
+    if uniforms.device.type == "cpu":
+        outside = ~((uniforms >= 0) & (uniforms < 1))
+        if outside.any():
+            _refuse("uniforms", "values in [0, 1)", f"{uniforms[outside][0].item()}")
+
+
+def _shape(tensor: Tensor) -> str:
+    return str(list(tensor.shape))

@@ -1,0 +1,32 @@
+"""The metrics' names, and how sums over positions become the averages a person reads."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+
+PREFIX = "otr/"
+
+# What the rows kernels write for each position, in this order.
+NAMES = (
+    "nll",  # -log p of the label
+    "objective",  # what is minimised
+    "label_prob",  # p of the label
+    "accuracy",  # 1 where the label is the argmax (the first of equals)
+    "entropy",  # of p, in nats
+    "reward",  # mean reward of the draws
+    "hit_rate",  # share of the draws that are the label
+    "unsampled",  # 1 where no draw is the label
+)
+# The last three speak of draws. `exact` gives their expectation; dft and sft have none.
+OF_DRAWS = ("reward", "hit_rate", "unsampled")
+COUNT = "tokens"  # how many positions were summed over
+
+
+def average(sums: Mapping[str, torch.Tensor]) -> dict[str, float]:
+    """`otr/...` averages over the trained positions. Reads from the device once."""
+    names = [name for name in sums if name != COUNT]
+    values = torch.stack([sums[name].double() for name in (COUNT, *names)]).tolist()
+    count = max(values[0], 1.0)
+    return {PREFIX + name: value / count for name, value in zip(names, values[1:], strict=True)}
