@@ -58,23 +58,17 @@ def count_draws(q: Tensor, labels: Tensor, uniforms: Tensor) -> Tensor:
     return torch.zeros_like(q).scatter_add(-1, token, torch.ones_like(rest))
 
 
-def otr_loss_reference(
-    hidden: Tensor,
-    weight: Tensor,
+def otr_loss_on_logits(
+    logits: Tensor,
     labels: Tensor,
     config: OTRConfig,
     *,
-    bias: Tensor | None = None,
     num_items: float | Tensor | None = None,
     uniforms: Tensor | None = None,
-    logit_scale: float = 1.0,
-    softcap: float | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """The same function as `otr_loss`: (loss, metrics as sums over the trained positions)."""
+    """logits [N, V], labels [N], uniforms [N, K] -> the loss, and the metrics' sums over trained positions."""
     trained = labels != -100
-    items = num_items if num_items is not None else trained.sum().clamp(min=1)
-    y = labels[trained]
-    z = whole_logits(hidden, weight, bias=bias, logit_scale=logit_scale, softcap=softcap)[trained]
+    z, y = logits[trained], labels[trained]
     log_p = z.log_softmax(-1)
     p = log_p.detach().exp()
     is_label = torch.nn.functional.one_hot(y, z.shape[-1]).to(z.dtype)
@@ -82,8 +76,7 @@ def otr_loss_reference(
     p_label = (p * is_label).sum(-1)
     rows = {}
     if config.objective == "otr":
-        q = rollout_distribution(z, config)
-        share = q
+        share = q = rollout_distribution(z, config)
         if config.draws:
             assert uniforms is not None
             share = count_draws(q, y, uniforms[trained]) / config.samples
@@ -109,5 +102,23 @@ def otr_loss_reference(
         "accuracy": (z.argmax(-1) == y).to(z.dtype),
         "entropy": torch.special.entr(p).sum(-1),
     }
+    items = num_items if num_items is not None else trained.sum().clamp(min=1)
     metrics = {name: row.detach().sum() for name, row in rows.items()}
     return objective.sum() / items, metrics | {"tokens": trained.sum()}
+
+
+def otr_loss_reference(
+    hidden: Tensor,
+    weight: Tensor,
+    labels: Tensor,
+    config: OTRConfig,
+    *,
+    bias: Tensor | None = None,
+    num_items: float | Tensor | None = None,
+    uniforms: Tensor | None = None,
+    logit_scale: float = 1.0,
+    softcap: float | None = None,
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """The same function as `otr_loss`."""
+    z = whole_logits(hidden, weight, bias=bias, logit_scale=logit_scale, softcap=softcap)
+    return otr_loss_on_logits(z, labels, config, num_items=num_items, uniforms=uniforms)

@@ -19,9 +19,10 @@ def draw(q: Tensor, label: Tensor, q_label: Tensor, uniforms: Tensor) -> tuple[T
 
     One running sum over the whole vocabulary would leave rare tokens no width in float32. So a draw first
     finds its tile, by a running sum of the tiles' masses in float64, and then its token inside, by a
-    running sum that starts from zero.
+    running sum that starts from zero. (Where that would read more than the vocabulary, tiles are single tokens.)
     """
-    tables = q.view(len(q), -1, TILE)
+    width = TILE if q.shape[1] > uniforms.shape[1] * TILE else 1
+    tables = q.view(len(q), -1, width)
     ends = tables.sum(-1).cumsum(-1, dtype=torch.float64)
     others = ends[:, -1:]
     rest = uniforms.double() * (others + q_label) - q_label
@@ -29,14 +30,15 @@ def draw(q: Tensor, label: Tensor, q_label: Tensor, uniforms: Tensor) -> tuple[T
     # Below the total, so that a tile with mass is found, however the sum above was rounded.
     rest = torch.minimum(rest.clamp_(min=0), others * (1 - 2**-52))
     tile = torch.searchsorted(ends, rest, right=True).clamp_(max=tables.shape[1] - 1)
-    starts = torch.nn.functional.pad(ends, (1, 0))
-    rest = (rest - starts.gather(1, tile)).to(q.dtype)
-
-    row = torch.arange(len(q), device=q.device).unsqueeze(1) * tables.shape[1]
-    inside = q.view(-1, TILE).index_select(0, (row + tile).view(-1)).cumsum(-1)
-    place = (inside <= rest.view(-1, 1)).sum(-1)
-    last = (inside < inside[:, -1:]).sum(-1)  # of the tile's tokens with mass: rest may be rounded up
-    token = tile * TILE + torch.minimum(place, last).view_as(tile)
+    token = tile
+    if width > 1:
+        starts = torch.nn.functional.pad(ends, (1, 0))
+        rest = (rest - starts.gather(1, tile)).to(q.dtype)
+        row = torch.arange(len(q), device=q.device).unsqueeze(1) * tables.shape[1]
+        inside = q.view(-1, width).index_select(0, (row + tile).view(-1)).cumsum(-1)
+        place = (inside <= rest.view(-1, 1)).sum(-1)
+        last = (inside < inside[:, -1:]).sum(-1)  # of the tile's tokens with mass: rest may be rounded up
+        token = tile * width + torch.minimum(place, last).view_as(tile)
     return torch.where(is_label, label, token), is_label
 
 

@@ -80,7 +80,9 @@ def rows(
             term = _weighted_nll(policy, config)
 
         columns = policy.metrics | term.metrics
-        columns["objective"] = term.objective + config.nll_weight * policy.nll
+        columns["objective"] = term.objective
+        if config.nll_weight:  # not 0 * inf, where the label is excluded
+            columns["objective"] = term.objective + config.nll_weight * policy.nll
         for name, column in columns.items():
             stats[part, NAMES.index(name)] = column.where(valid, math.nan).squeeze(1)
         if with_grad:

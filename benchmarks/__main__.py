@@ -1,0 +1,19 @@
+"""python -m benchmarks loss: time and memory of the loss, beside what else there is."""
+
+from __future__ import annotations
+
+import argparse
+
+from benchmarks import loss
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks")
+    commands = parser.add_subparsers(required=True)
+    loss.add_to(commands.add_parser("loss", help="the loss on this machine's CPU: time and peak memory"))
+    args = parser.parse_args()
+    args.run(args)
+
+
+if __name__ == "__main__":
+    main()

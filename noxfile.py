@@ -1,0 +1,50 @@
+"""One virtual environment for each thing that is tested: the core, later each host.
+
+Hosts pin versions that exclude each other, so no environment holds two. All are pinned by constraints.txt
+and kept between runs.
+"""
+
+import nox
+
+nox.needs_version = ">=2025.2.9"
+nox.options.default_venv_backend = "venv"
+nox.options.reuse_existing_virtualenvs = True
+nox.options.sessions = ["lint", "core"]
+nox.options.error_on_missing_interpreters = True
+
+GROUPS = nox.project.load_toml("pyproject.toml")
+CONSTRAINTS = ("--quiet", "-c", "constraints.txt")
+
+
+def install(session: nox.Session, group: str, *more: str) -> None:
+    session.install(*CONSTRAINTS, *nox.project.dependency_groups(GROUPS, group), *more)
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Style, which needs nothing installed but ruff."""
+    install(session, "lint")
+    session.run("ruff", "check")
+    session.run("ruff", "format", "--check")
+
+
+@nox.session
+def core(session: nox.Session) -> None:
+    """Types and tests of the loss. Arguments go to pytest: nox -s core -- -k parity"""
+    install(session, "test", "nox", "-e", ".")
+    session.run("mypy")
+    session.run("pytest", *session.posargs)
+
+
+@nox.session(python="3.10")
+def oldest(session: nox.Session) -> None:
+    """The tests on the oldest Python, PyTorch and pydantic that are promised. Downloads gigabytes."""
+    session.install("--quiet", "torch==2.6.0", "pydantic==2.7.0", "numpy<2.3", *nox.project.dependency_groups(GROUPS, "test"), "-e", ".")
+    session.run("pytest", *session.posargs)
+
+
+@nox.session
+def bench(session: nox.Session) -> None:
+    """benchmarks/results/loss-cpu.*, with TRL's fused head beside ours."""
+    install(session, "test", "trl==1.16.0", "-e", ".")
+    session.run("python", "-m", "benchmarks", "loss", *session.posargs)

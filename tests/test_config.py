@@ -1,0 +1,92 @@
+"""OTRConfig: its defaults are the documented ones, and what it refuses it explains."""
+
+import re
+
+import pytest
+from pydantic import ValidationError
+
+from otr_plugin import OTRConfig
+
+KEYS = "objective, estimator, samples, temperature, beta, nll_weight, top_k, top_p, baseline, chunk_tokens, kernel"
+
+
+def test_defaults():
+    assert OTRConfig().model_dump() == {
+        "objective": "otr",
+        "estimator": "sampled",
+        "samples": 256,
+        "temperature": 1.3,
+        "beta": -0.1,
+        "nll_weight": 0.0,
+        "top_k": None,
+        "top_p": 1.0,
+        "baseline": "none",
+        "chunk_tokens": "auto",
+        "kernel": "auto",
+    }
+
+
+def test_every_key_has_help():
+    assert all(field.description for field in OTRConfig.model_fields.values())
+    assert ", ".join(OTRConfig.model_fields) == KEYS
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"objective": "ppo"}, "objective should be 'otr', 'dft' or 'sft', got 'ppo'"),
+        ({"estimator": "mc"}, "estimator should be 'sampled' or 'exact', got 'mc'"),
+        ({"samples": 0}, "samples should be greater than or equal to 1, got 0"),
+        ({"samples": 65537}, "samples should be less than or equal to 65536, got 65537"),
+        ({"samples": 2.5}, "samples should be a valid integer, got a number with a fractional part, got 2.5"),
+        ({"samples": True}, "samples should be a number, not true or false, got True"),
+        ({"temperature": 0}, "temperature should be greater than or equal to 0.01, got 0"),
+        ({"temperature": 101}, "temperature should be less than or equal to 100, got 101"),
+        ({"temperature": float("nan")}, "temperature should be less than or equal to 100, got nan"),
+        ({"temperature": "hot"}, "temperature should be a valid number, unable to parse string as a number, got 'hot'"),
+        ({"beta": 1}, "beta should be less than 1, got 1"),
+        ({"beta": float("-inf")}, "beta should be a finite number, got -inf"),
+        ({"beta": None}, "beta should be a valid number, got None"),
+        ({"nll_weight": -0.1}, "nll_weight should be greater than or equal to 0, got -0.1"),
+        ({"nll_weight": float("inf")}, "nll_weight should be a finite number, got inf"),
+        ({"top_k": 0}, "top_k should be greater than or equal to 1, got 0"),
+        ({"top_p": 0}, "top_p should be greater than 0, got 0"),
+        ({"top_p": 1.01}, "top_p should be less than or equal to 1, got 1.01"),
+        ({"baseline": "median"}, "baseline should be 'none' or 'mean', got 'median'"),
+        ({"chunk_tokens": 0}, "chunk_tokens should be 'auto' or greater than or equal to 1, got 0"),
+        ({"chunk_tokens": "big"}, "chunk_tokens should be 'auto' or a valid integer, unable to parse string as an integer, got 'big'"),
+        ({"kernel": "cuda"}, "kernel should be 'auto', 'torch' or 'triton', got 'cuda'"),
+        ({"tempratur": 1}, f"unknown key 'tempratur': did you mean 'temperature'? the keys are {KEYS}"),
+        ({"lr": 1}, f"unknown key 'lr': the keys are {KEYS}"),
+    ],
+    ids=lambda x: str(x)[:40] if isinstance(x, dict) else "",
+)  # fmt: skip
+def test_what_is_refused_and_how(settings, message):
+    with pytest.raises(ValueError, match=f"^OTRConfig: {re.escape(message)}$") as raised:
+        OTRConfig(**settings)
+    assert not isinstance(raised.value, ValidationError)
+
+
+def test_every_problem_is_named_at_once():
+    with pytest.raises(ValueError, match=r"(?s)samples should.*beta should.*unknown key 'x'"):
+        OTRConfig(samples=0, beta=2, x=1)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [({"samples": 0}, "samples should be"), ({"K": 1}, "unknown key 'K'")],
+)
+def test_other_ways_in_are_checked_too(settings, message):
+    with pytest.raises(ValueError, match=message):
+        OTRConfig.model_validate(settings)
+
+
+@pytest.mark.parametrize("settings", [{"samples": 65536, "beta": 0.999, "top_p": 1e-9}, {"temperature": 0.01}, {"temperature": 100, "beta": -50, "top_k": 1, "chunk_tokens": 1}], ids=str)  # fmt: skip
+def test_the_bounds_themselves_are_allowed(settings):
+    assert OTRConfig(**settings).model_dump(include=set(settings)) == settings
+
+
+def test_it_cannot_change_under_a_run():
+    with pytest.raises(ValidationError, match="frozen"):
+        OTRConfig().samples = 1
+    assert hash(OTRConfig()) == hash(OTRConfig())

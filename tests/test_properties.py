@@ -1,0 +1,71 @@
+"""A search for shapes, values and settings on which otr_loss and the specification part."""
+
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from otr_plugin import OTRConfig
+
+from .problems import error, native, ours, problem, truth, units
+
+configs = st.builds(
+    OTRConfig,
+    objective=st.sampled_from(["otr", "otr", "otr", "dft", "sft"]),
+    estimator=st.sampled_from(["sampled", "exact"]),
+    samples=st.integers(1, 40),
+    temperature=st.floats(0.1, 10),
+    beta=st.floats(-2, 0.9),
+    nll_weight=st.sampled_from([0.0, 0.3]),
+    top_k=st.none() | st.integers(1, 200),
+    # Where the mass kept is within rounding of top_p, either answer is right: float64 hardly ever is.
+    top_p=st.just(1.0) | st.floats(0.05, 0.99),
+    baseline=st.sampled_from(["none", "mean"]),
+    chunk_tokens=st.just("auto") | st.integers(1, 20),
+)
+
+
+@st.composite
+def problems(draw, samples, dtype):
+    options = {}
+    if draw(st.booleans()):
+        options["softcap"] = draw(st.floats(0.5, 50))
+    if draw(st.booleans()):
+        options["logit_scale"] = draw(st.floats(0.05, 4))
+    if draw(st.booleans()):
+        options["num_items"] = draw(st.integers(1, 1000))
+    return problem(
+        draw(st.integers(0, 24)),
+        draw(st.integers(1, 20)),
+        draw(st.integers(1, 300)),
+        samples=samples,
+        bias=draw(st.booleans()),
+        masked=draw(st.sampled_from([0, 0.5, 1])),
+        sharpness=draw(st.sampled_from([0.01, 1.0, 3.0, 30.0])),
+        seed=draw(st.integers(0, 10**6)),
+        dtype=dtype,
+        **options,
+    )
+
+
+@settings(max_examples=300, deadline=None, derandomize=True)
+@given(st.data(), configs)
+def test_in_float64_it_is_the_specification(data, config):
+    p = data.draw(problems(config.samples, torch.float64))
+    want, got, unit = truth(p, config), ours(p, config, torch.float64), units(p)
+    assert error(got.loss, want.loss, 1) < 1e-11
+    for name, gradient in got.gradients.items():
+        assert error(gradient, want.gradients[name], unit[name]) < 1e-11
+    for name, value in got.metrics.items():
+        assert error(value, want.metrics[name], 1) < 1e-11
+
+
+@settings(max_examples=200, deadline=None, derandomize=True)
+@given(st.data(), configs.filter(lambda c: not c.draws and c.top_p == 1))
+def test_in_float32_it_is_as_close_as_whole_logits(data, config):
+    # (Draws and top_p at a bin's edge aside, which rounding decides.)
+    p = data.draw(problems(config.samples, torch.float32))
+    want, by_itself, got, unit = truth(p, config), native(p, config, torch.float32), ours(p, config, torch.float32), units(p)  # fmt: skip
+    assert error(got.loss, want.loss, 1) <= 2 * error(by_itself.loss, want.loss, 1) + 3e-6
+    for name, gradient in got.gradients.items():
+        allowed = 2 * error(by_itself.gradients[name], want.gradients[name], unit[name]) + 3e-6
+        assert error(gradient, want.gradients[name], unit[name]) <= allowed

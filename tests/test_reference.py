@@ -1,0 +1,191 @@
+"""The specification itself: against the paper's sums written as loops, gradcheck, and its identities."""
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from otr_plugin import OTRConfig
+from otr_plugin.loss import reference
+from otr_plugin.loss.reference import (
+    count_draws,
+    otr_loss_on_logits,
+    otr_loss_reference,
+    rollout_distribution,
+    whole_logits,
+)
+
+from .problems import error, problem, truth
+
+CONFIGS = {
+    "sampled": OTRConfig(samples=32),
+    "sampled, mean baseline": OTRConfig(samples=32, baseline="mean", beta=0.4),
+    "sampled, cut": OTRConfig(samples=32, top_k=5, top_p=0.8, temperature=2.0),
+    "exact": OTRConfig(estimator="exact", temperature=0.7, beta=-0.6),
+    "exact, mean baseline": OTRConfig(estimator="exact", baseline="mean"),
+    "exact, cut": OTRConfig(estimator="exact", top_k=4, nll_weight=0.5),
+    "dft": OTRConfig(objective="dft"),
+    "sft": OTRConfig(objective="sft", nll_weight=0.25),
+}
+
+
+def by_hand(z: list[float], y: int, uniforms: list[float], config: OTRConfig) -> float:
+    """One position's objective with nothing but Python's floats."""
+    largest = max(z)
+    e = [math.exp(a - largest) for a in z]
+    log_p = [a - largest - math.log(sum(e)) for a in z]
+    if config.objective == "sft":
+        objective = -log_p[y]
+    elif config.objective == "dft":
+        objective = -math.exp(log_p[y]) * log_p[y]
+    else:
+        f = [math.exp((a - largest) / config.temperature) for a in z]
+        f = [a / sum(f) for a in f]
+        order = sorted(range(len(z)), key=lambda a: -z[a])
+        kept = set(order[: config.top_k])
+        mass, nucleus = 0.0, set()
+        for a in order:
+            if mass < config.top_p:
+                nucleus.add(a)
+            mass += f[a]
+        q = [x if a in kept & nucleus else 0.0 for a, x in enumerate(f)]
+        q = [x / sum(q) for x in q]
+        if config.estimator == "sampled":
+            n = [0] * len(z)
+            for u in uniforms:
+                picked, running = y, 0.0
+                if u >= q[y]:
+                    for a in range(len(z)):
+                        running += q[a] if a != y else 0.0
+                        if a != y and running > u - q[y]:
+                            picked = a
+                            break
+                n[picked] += 1
+            q = [count / config.samples for count in n]
+        r = [1.0 if a == y else config.beta for a in range(len(z))]
+        b = sum(s * x for s, x in zip(q, r, strict=True)) if config.baseline == "mean" else 0.0
+        objective = -sum(s * (x - b) * lp for s, x, lp in zip(q, r, log_p, strict=True))
+    return objective - config.nll_weight * log_p[y]
+
+
+@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
+def test_it_is_the_papers_sum(config):
+    g = torch.Generator().manual_seed(1)
+    z = torch.randn(6, 11, generator=g, dtype=torch.float64) * 2
+    y = torch.tensor([0, 10, 3, 3, -100, 7])
+    u = torch.rand(6, 32, generator=g)
+    expected = sum(
+        by_hand(z[i].tolist(), int(y[i]), u[i].tolist(), config) for i in range(6) if y[i] != -100
+    )
+    loss, metrics = otr_loss_on_logits(z, y, config, uniforms=u, num_items=8)
+    assert loss.item() == pytest.approx(expected / 8, rel=1e-12)
+    assert metrics["objective"].item() == pytest.approx(expected, rel=1e-12)
+    assert metrics["tokens"].item() == 5
+
+
+@pytest.mark.parametrize("name", [name for name in CONFIGS if name != "dft"])  # dft's weight has no gradient
+def test_gradcheck(name, monkeypatch):
+    config = CONFIGS[name]
+    p = problem(4, 3, 9, bias=True, seed=3, dtype=torch.float64).to(torch.float64)
+    z = whole_logits(p.hidden, p.weight, bias=p.bias, logit_scale=0.7, softcap=4.0)
+    q = rollout_distribution(z[p.labels != -100], config)
+    # q carries no gradient, so finite differences may not move it either.
+    monkeypatch.setattr(reference, "rollout_distribution", lambda z, config: q)
+
+    def loss(hidden, weight, bias):
+        return otr_loss_reference(
+            hidden, weight, p.labels, config, bias=bias, uniforms=p.uniforms, logit_scale=0.7, softcap=4.0
+        )[0]
+
+    assert torch.autograd.gradcheck(loss, (p.hidden, p.weight, p.bias))
+
+
+def gradient(p, config):
+    return truth(p, config).gradients
+
+
+def test_sft_is_cross_entropy():
+    p = problem(20, 6, 40, bias=True, seed=4).to(torch.float64)
+    loss = F.cross_entropy(F.linear(p.hidden, p.weight, p.bias), p.labels)
+    expected = torch.autograd.grad(loss, (p.hidden, p.weight, p.bias))
+    answer = truth(p, OTRConfig(objective="sft"))
+    torch.testing.assert_close(answer.loss, loss.detach())
+    for got, want in zip(answer.gradients.values(), expected, strict=True):
+        torch.testing.assert_close(got, want)
+
+
+def test_dft_is_sft_weighted_with_the_labels_probability():
+    p = problem(12, 6, 30, seed=5, masked=0).to(torch.float64)
+    p_label = (p.hidden @ p.weight.T).softmax(-1).gather(1, p.labels.unsqueeze(1))
+    sft = gradient(p, OTRConfig(objective="sft"))["hidden"]
+    torch.testing.assert_close(gradient(p, OTRConfig(objective="dft"))["hidden"], p_label * sft)
+
+
+@pytest.mark.parametrize("beta", [-2.0, -0.1, 0.0, 0.5, 0.9])
+def test_exact_at_temperature_1_is_a_multiple_of_dft(beta):
+    p = problem(12, 6, 30, seed=6)
+    exact = gradient(p, OTRConfig(estimator="exact", temperature=1, beta=beta))
+    dft = gradient(p, OTRConfig(objective="dft"))
+    for name in exact:
+        torch.testing.assert_close(exact[name], (1 - beta) * dft[name])
+
+
+def test_at_another_temperature_it_is_not():
+    p = problem(12, 6, 30, seed=6)
+    exact = gradient(p, OTRConfig(estimator="exact", temperature=1.3))["hidden"]
+    dft = 1.1 * gradient(p, OTRConfig(objective="dft"))["hidden"]
+    assert error(exact, dft) > 0.05
+
+
+@pytest.mark.parametrize("baseline", ["none", "mean"])
+def test_many_samples_approach_exact(baseline):
+    """Averaged over many draws, the sampled gradient is the exact one within its standard error.
+
+    (With K draws the mean baseline is itself sampled, which shrinks the gradient by (K - 1) / K.)
+    """
+    draws, samples = 4000, 8
+    p = problem(1, 5, 12, samples=samples, masked=0, seed=7)
+    shrink = (samples - 1) / samples if baseline == "mean" else 1
+    exact = gradient(p, OTRConfig(estimator="exact", baseline=baseline))["hidden"][0] * shrink
+    p.hidden, p.labels = p.hidden.repeat(draws, 1), p.labels.repeat(draws)
+    p.uniforms = torch.rand(draws, samples, generator=torch.Generator().manual_seed(8))
+    p.options["num_items"] = 1
+    one = gradient(p, OTRConfig(samples=samples, baseline=baseline))["hidden"]
+    standard_error = one.std(0) / draws**0.5
+    assert ((one.mean(0) - exact) / standard_error).abs().max() < 4
+    assert (standard_error < exact.abs().max() / 20).all(), "too noisy to tell"
+
+
+@pytest.mark.parametrize(("k", "p"), [(None, 0.5), (None, 0.999), (1, 1.0), (7, 1.0), (7, 0.3), (99, 0.01)])
+def test_the_cut_keeps_the_fewest_most_probable(k, p):
+    z = torch.randn(50, 30, generator=torch.Generator().manual_seed(9), dtype=torch.float64) * 2
+    q = rollout_distribution(z, OTRConfig(top_k=k, top_p=p, temperature=1.5))
+    whole = (z / 1.5).softmax(-1)
+    torch.testing.assert_close(q.sum(-1), torch.ones(50).double())
+    for row, w in zip(q, whole, strict=True):
+        size = int((row > 0).sum())
+        assert set(row.nonzero().flatten().tolist()) == set(w.topk(size).indices.tolist())
+        by_mass = int((w.sort(descending=True).values.cumsum(0) < p).sum()) + 1
+        assert size == min(by_mass if p < 1 else 30, k or 30)
+
+
+def test_ties_with_the_kth_are_kept():
+    z = torch.tensor([[3.0, 1.0, 2.0, 2.0, 0.0]])
+    q = rollout_distribution(z, OTRConfig(top_k=2))
+    assert (q > 0).tolist() == [[True, False, True, True, False]]
+
+
+def test_which_token_a_uniform_draws():
+    q = torch.tensor([[0.25, 0.0, 0.5, 0.25]], dtype=torch.float64)
+    uniforms = torch.tensor([[0.0, 0.4999, 0.5, 0.7499, 0.75, 0.9999]], dtype=torch.float64)
+    # The label (2) takes [0, 0.5); then, in vocabulary order, 0 takes [0.5, 0.75) and 3 the rest.
+    assert count_draws(q, torch.tensor([2]), uniforms).tolist() == [[2, 0, 2, 2]]
+
+
+def test_without_a_trained_position_the_loss_is_a_zero_that_is_connected():
+    p = problem(3, 4, 5, masked=1.0)
+    answer = truth(p, OTRConfig(samples=32))
+    assert answer.loss == 0
+    assert not answer.gradients["hidden"].any()
+    assert not answer.gradients["weight"].any()
