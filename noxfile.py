@@ -39,7 +39,15 @@ def core(session: nox.Session) -> None:
 @nox.session(python="3.10")
 def oldest(session: nox.Session) -> None:
     """The tests on the oldest Python, PyTorch and pydantic that are promised. Downloads gigabytes."""
-    session.install("--quiet", "torch==2.6.0", "pydantic==2.7.0", "numpy<2.3", *nox.project.dependency_groups(GROUPS, "test"), "-e", ".")
+    session.install(
+        "--quiet",
+        "torch==2.6.0",
+        "pydantic==2.7.0",
+        "numpy<2.3",
+        *nox.project.dependency_groups(GROUPS, "test"),
+        "-e",
+        ".",
+    )
     session.run("pytest", *session.posargs)
 
 

@@ -14,15 +14,16 @@ from rich.markdown import Markdown
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from benchmarks import measure
-from benchmarks.contenders import BY_HAND, FLOOR, SAMPLED, Case, Size, available
+from benchmarks.contenders import BY_HAND, CROSS_ENTROPY, EXACT, FLOOR, SAMPLED, Case, Size, available
 
 SIZES = [Size(1024, 512, 151936), Size(512, 2048, 151936), Size(2048, 1024, 32000)]
-GROWTH = [Size(n, 512, 151936) for n in (512, 1024, 2048, 4096)]
-SMALL = [Size(64, 32, 1000), Size(48, 64, 777)]
+GROWTH = [Size(n, 512, 151936) for n in (512, 2048, 4096)]
+GROWING = [FLOOR, CROSS_ENTROPY, BY_HAND, SAMPLED, EXACT]
+SMALL = [Size(64, 32, 1000)]
 
 
 def add_to(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--rounds", type=int, default=5, help="counted runs of each contender (default 5)")
+    parser.add_argument("--rounds", type=int, default=3, help="counted runs of each contender (default 3)")
     parser.add_argument("--small", action="store_true", help="tiny sizes: does everything run?")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "loss-cpu")
     parser.set_defaults(run=run)
@@ -30,21 +31,28 @@ def add_to(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     sizes, growth = (SMALL, SMALL) if args.small else (SIZES, GROWTH)
-    contenders = available()
-    cells = [(size, trainable, "sizes") for size in sizes for trainable in (False, True)]
-    cells += [(size, False, "growth") for size in growth]
+    everything = available()
+    some = {name: everything[name] for name in GROWING}
+    cells = [(size, trainable, "sizes", everything) for size in sizes for trainable in (False, True)]
+    cells += [(size, False, "growth", some) for size in growth]
     results: dict[str, Any] = measure.circumstances(shlex.join(["python", "-m", "benchmarks", *sys.argv[1:]]))
     results |= {"dtype": "float32", "rounds": args.rounds, "sizes": [], "growth": []}
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns) as progress:
-        steps = len(cells) * len(contenders)
+        steps = sum(len(contenders) for *_, contenders in cells)
         bar = progress.add_task("", total=steps * (args.rounds + 2))
-        for size, trainable, part in cells:
+        for size, trainable, part, contenders in cells:
             progress.update(bar, description=f"{tuple(size)} {'trainable' if trainable else 'frozen'}")
             case = Case.make(size, trainable)
             seconds = measure.interleaved(case, contenders, args.rounds, lambda: progress.advance(bar))
             del case
-            cell: dict[str, Any] = {"n": size.n, "d": size.d, "v": size.v, "trainable": trainable, "contenders": {}}
+            cell: dict[str, Any] = {
+                "n": size.n,
+                "d": size.d,
+                "v": size.v,
+                "trainable": trainable,
+                "contenders": {},
+            }
             for name in contenders:
                 cell["contenders"][name] = {
                     "seconds": statistics.median(seconds[name]),
@@ -63,17 +71,13 @@ def run(args: argparse.Namespace) -> None:
 def render(results: dict[str, Any]) -> str:
     """The page that a person reads, from the results alone."""
     versions = ", ".join(f"{name} {version}" for name, version in results["versions"].items())
-    lines = [
-        "# The loss on a CPU",
-        "",
-        f"`{results['command']}`, {results['date']}, {results['machine']}, {results['threads']} threads, "
-        f"{versions}. {results['dtype']}, forward and backward.",
-        "",
-        "Time is the median over "
-        f"{results['rounds']} interleaved rounds of the ratio to the bare GEMMs in the same round: two with a "
-        "frozen head, three with a trainable one. Memory is the peak of one step above what the inputs take, in a "
-        "process of its own.",
-    ]
+    made = f"`{results['command']}`, {results['date']}, {results['machine']}, {results['threads']} threads, {versions}."
+    how = (
+        f"{results['dtype']}, forward and backward. Time is the median over {results['rounds']} interleaved rounds of "
+        "the ratio to the bare GEMMs in the same round: two with a frozen head, three with a trainable one. Memory is "
+        "the peak of one step above what the inputs take, in a process of its own."
+    )
+    lines = ["# The loss on a CPU", "", made, "", how]
     for trainable in (False, True):
         cells = [cell for cell in results["sizes"] if cell["trainable"] == trainable]
         lines += ["", f"## {'Trainable' if trainable else 'Frozen'} head", "", *table(cells)]
@@ -90,3 +94,17 @@ def table(cells: list[dict[str, Any]]) -> list[str]:
         lines.append(f"| {name} | " + " | ".join(shown) + " |")
     speedups = [f"{cell['by hand / sampled']:.2f} ×" for cell in cells]
     return [*lines, "| *by hand, as a multiple of ours: sampled* | " + " | ".join(speedups) + " |"]
+
+
+def readme_figures(results: dict[str, Any]) -> list[str]:
+    """The README's table: frozen head, the sizes as they are in the results."""
+    cells = [cell for cell in results["sizes"] if not cell["trainable"]]
+    head = [f"N={cell['n']}, D={cell['d']}, V={cell['v']}" for cell in cells]
+    lines = ["| | " + " | ".join(head) + " |", "|---|" + "---:|" * len(cells)]
+    for name in cells[0]["contenders"]:
+        figures = [cell["contenders"][name] for cell in cells]
+        lines.append(
+            f"| {name} | " + " | ".join(f"{f['ratio']:.2f} ×, {f['megabytes']:,.0f} MB" for f in figures) + " |"
+        )
+    versions = ", ".join(f"{name} {version}" for name, version in results["versions"].items())
+    return [*lines, "", f"{results['machine']}; {versions}; {results['date']}; `{results['command']}`."]

@@ -56,8 +56,7 @@ class OTRConfig(BaseModel):
     nll_weight: Number = Field(
         0.0,
         ge=0,
-        description="Adds this much of the plain NLL, so that labels which are never drawn can be "
-        "learnt too.",
+        description="Adds this much of the plain NLL, so that labels which are never drawn can be learnt too.",
     )
     top_k: Int | None = Field(
         None,

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from otr_plugin import OTRConfig, otr_loss
-from otr_plugin.loss.reference import otr_loss_on_logits, otr_loss_reference
+from otr_plugin.loss.reference import finish, otr_loss_on_logits, otr_loss_reference
 
 
 @dataclass
@@ -77,9 +77,10 @@ def _answer(p: Problem, loss: Tensor, metrics: dict[str, Tensor]) -> Answer:
 def truth(p: Problem, config: OTRConfig) -> Answer:
     """The specification, in float64."""
     p = p.to(torch.float64)
-    return _answer(p, *otr_loss_reference(
-        p.hidden, p.weight, p.labels, config, bias=p.bias, uniforms=p.uniforms, **p.options
-    ))  # fmt: skip
+    return _answer(
+        p,
+        *otr_loss_reference(p.hidden, p.weight, p.labels, config, bias=p.bias, uniforms=p.uniforms, **p.options),
+    )
 
 
 def truth_of_draws(p: Problem, config: OTRConfig, dtype: torch.dtype) -> Answer:
@@ -105,16 +106,9 @@ def native(p: Problem, config: OTRConfig, dtype: torch.dtype) -> Answer:
     return _answer(p, *otr_loss_on_logits(logits, p.labels, config, num_items=items, uniforms=p.uniforms))
 
 
-def finish(logits: Tensor, logit_scale: float = 1.0, softcap: float | None = None) -> Tensor:
-    logits = logits * logit_scale
-    return logits if softcap is None else softcap * torch.tanh(logits / softcap)
-
-
 def ours(p: Problem, config: OTRConfig, dtype: torch.dtype | None = None) -> Answer:
     p = p if dtype is None else p.to(dtype)
-    return _answer(p, *otr_loss(
-        p.hidden, p.weight, p.labels, config, bias=p.bias, uniforms=p.uniforms, **p.options
-    ))  # fmt: skip
+    return _answer(p, *otr_loss(p.hidden, p.weight, p.labels, config, bias=p.bias, uniforms=p.uniforms, **p.options))
 
 
 def error(of: Tensor, to: Tensor, unit: float = 0.0) -> float:

@@ -37,7 +37,7 @@ def test_a_generator_is_uniforms_drawn_from_it():
     assert torch.equal(by_generator, otr_loss(p.hidden, p.weight, p.labels, CONFIG, uniforms=uniforms).loss)
 
 
-@pytest.mark.parametrize("settings", [{"estimator": "exact"}, {"objective": "dft"}, {"objective": "sft"}], ids=str)  # fmt: skip
+@pytest.mark.parametrize("settings", [{"estimator": "exact"}, {"objective": "dft"}, {"objective": "sft"}], ids=str)
 def test_what_draws_nothing_uses_no_randomness(settings):
     p = problem(20, 8, 50, seed=2)
     generator = seeded(3)
@@ -193,7 +193,12 @@ def test_a_label_out_of_range_on_a_device_that_cannot_be_asked(monkeypatch):
 def test_nan_in_gives_nan_out():
     p = problem(6, 8, 40, masked=0, seed=12).to(torch.float32)
     p.hidden.data[1, 3] = torch.nan
-    for settings in ({"samples": 32}, {"estimator": "exact"}, {"top_k": 3, "samples": 32}, {"objective": "sft"}):
+    for settings in (
+        {"samples": 32},
+        {"estimator": "exact"},
+        {"top_k": 3, "samples": 32},
+        {"objective": "sft"},
+    ):
         answer = ours(p, OTRConfig(**settings))
         assert answer.loss.isnan()
         assert not answer.gradients["hidden"][2:].isnan().any()

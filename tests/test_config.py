@@ -43,7 +43,10 @@ def test_every_key_has_help():
         ({"temperature": 0}, "temperature should be greater than or equal to 0.01, got 0"),
         ({"temperature": 101}, "temperature should be less than or equal to 100, got 101"),
         ({"temperature": float("nan")}, "temperature should be less than or equal to 100, got nan"),
-        ({"temperature": "hot"}, "temperature should be a valid number, unable to parse string as a number, got 'hot'"),
+        (
+            {"temperature": "hot"},
+            "temperature should be a valid number, unable to parse string as a number, got 'hot'",
+        ),
         ({"beta": 1}, "beta should be less than 1, got 1"),
         ({"beta": float("-inf")}, "beta should be a finite number, got -inf"),
         ({"beta": None}, "beta should be a valid number, got None"),
@@ -54,13 +57,16 @@ def test_every_key_has_help():
         ({"top_p": 1.01}, "top_p should be less than or equal to 1, got 1.01"),
         ({"baseline": "median"}, "baseline should be 'none' or 'mean', got 'median'"),
         ({"chunk_tokens": 0}, "chunk_tokens should be 'auto' or greater than or equal to 1, got 0"),
-        ({"chunk_tokens": "big"}, "chunk_tokens should be 'auto' or a valid integer, unable to parse string as an integer, got 'big'"),
+        (
+            {"chunk_tokens": "big"},
+            "chunk_tokens should be 'auto' or a valid integer, unable to parse string as an integer, got 'big'",
+        ),
         ({"kernel": "cuda"}, "kernel should be 'auto', 'torch' or 'triton', got 'cuda'"),
         ({"tempratur": 1}, f"unknown key 'tempratur': did you mean 'temperature'? the keys are {KEYS}"),
         ({"lr": 1}, f"unknown key 'lr': the keys are {KEYS}"),
     ],
     ids=lambda x: str(x)[:40] if isinstance(x, dict) else "",
-)  # fmt: skip
+)
 def test_what_is_refused_and_how(settings, message):
     with pytest.raises(ValueError, match=f"^OTRConfig: {re.escape(message)}$") as raised:
         OTRConfig(**settings)
@@ -81,7 +87,15 @@ def test_other_ways_in_are_checked_too(settings, message):
         OTRConfig.model_validate(settings)
 
 
-@pytest.mark.parametrize("settings", [{"samples": 65536, "beta": 0.999, "top_p": 1e-9}, {"temperature": 0.01}, {"temperature": 100, "beta": -50, "top_k": 1, "chunk_tokens": 1}], ids=str)  # fmt: skip
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"samples": 65536, "beta": 0.999, "top_p": 1e-9},
+        {"temperature": 0.01},
+        {"temperature": 100, "beta": -50, "top_k": 1, "chunk_tokens": 1},
+    ],
+    ids=str,
+)
 def test_the_bounds_themselves_are_allowed(settings):
     assert OTRConfig(**settings).model_dump(include=set(settings)) == settings
 

@@ -17,7 +17,6 @@ configs = st.builds(
     beta=st.floats(-2, 0.9),
     nll_weight=st.sampled_from([0.0, 0.3]),
     top_k=st.none() | st.integers(1, 200),
-    # Where the mass kept is within rounding of top_p, either answer is right: float64 hardly ever is.
     top_p=st.just(1.0) | st.floats(0.05, 0.99),
     baseline=st.sampled_from(["none", "mean"]),
     chunk_tokens=st.just("auto") | st.integers(1, 20),
@@ -27,8 +26,10 @@ configs = st.builds(
 @st.composite
 def problems(draw, samples, dtype):
     options = {}
+    sharpness = draw(st.sampled_from([0.01, 1.0, 3.0, 30.0]))
     if draw(st.booleans()):
-        options["softcap"] = draw(st.floats(0.5, 50))
+        # Not so low that logits saturate to within rounding of each other: which are kept is then open.
+        options["softcap"] = draw(st.floats(2 * sharpness, 20 * sharpness))
     if draw(st.booleans()):
         options["logit_scale"] = draw(st.floats(0.05, 4))
     if draw(st.booleans()):
@@ -40,14 +41,14 @@ def problems(draw, samples, dtype):
         samples=samples,
         bias=draw(st.booleans()),
         masked=draw(st.sampled_from([0, 0.5, 1])),
-        sharpness=draw(st.sampled_from([0.01, 1.0, 3.0, 30.0])),
+        sharpness=sharpness,
         seed=draw(st.integers(0, 10**6)),
         dtype=dtype,
         **options,
     )
 
 
-@settings(max_examples=300, deadline=None, derandomize=True)
+@settings(max_examples=500, deadline=None, derandomize=True)
 @given(st.data(), configs)
 def test_in_float64_it_is_the_specification(data, config):
     p = data.draw(problems(config.samples, torch.float64))
@@ -59,13 +60,18 @@ def test_in_float64_it_is_the_specification(data, config):
         assert error(value, want.metrics[name], 1) < 1e-11
 
 
-@settings(max_examples=200, deadline=None, derandomize=True)
+@settings(max_examples=300, deadline=None, derandomize=True)
 @given(st.data(), configs.filter(lambda c: not c.draws and c.top_p == 1))
 def test_in_float32_it_is_as_close_as_whole_logits(data, config):
     # (Draws and top_p at a bin's edge aside, which rounding decides.)
     p = data.draw(problems(config.samples, torch.float32))
-    want, by_itself, got, unit = truth(p, config), native(p, config, torch.float32), ours(p, config, torch.float32), units(p)  # fmt: skip
-    assert error(got.loss, want.loss, 1) <= 2 * error(by_itself.loss, want.loss, 1) + 3e-6
+    want, by_itself, got, unit = (
+        truth(p, config),
+        native(p, config, torch.float32),
+        ours(p, config, torch.float32),
+        units(p),
+    )
+    assert error(got.loss, want.loss, 1) <= 2 * error(by_itself.loss, want.loss, 1) + 5e-6
     for name, gradient in got.gradients.items():
-        allowed = 2 * error(by_itself.gradients[name], want.gradients[name], unit[name]) + 3e-6
+        allowed = 2 * error(by_itself.gradients[name], want.gradients[name], unit[name]) + 5e-6
         assert error(gradient, want.gradients[name], unit[name]) <= allowed

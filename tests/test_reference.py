@@ -75,9 +75,7 @@ def test_it_is_the_papers_sum(config):
     z = torch.randn(6, 11, generator=g, dtype=torch.float64) * 2
     y = torch.tensor([0, 10, 3, 3, -100, 7])
     u = torch.rand(6, 32, generator=g)
-    expected = sum(
-        by_hand(z[i].tolist(), int(y[i]), u[i].tolist(), config) for i in range(6) if y[i] != -100
-    )
+    expected = sum(by_hand(z[i].tolist(), int(y[i]), u[i].tolist(), config) for i in range(6) if y[i] != -100)
     loss, metrics = otr_loss_on_logits(z, y, config, uniforms=u, num_items=8)
     assert loss.item() == pytest.approx(expected / 8, rel=1e-12)
     assert metrics["objective"].item() == pytest.approx(expected, rel=1e-12)

@@ -75,7 +75,9 @@ def chi_squared_p(counts, expected):
     return torch.special.gammaincc(torch.tensor((len(counts) - 1) / 2).double(), statistic / 2).item()
 
 
-@pytest.mark.parametrize("config", [{}, {"temperature": 0.7}, {"top_k": 40}, {"top_p": 0.6, "temperature": 2.0}], ids=str)  # fmt: skip
+@pytest.mark.parametrize(
+    "config", [{}, {"temperature": 0.7}, {"top_k": 40}, {"top_p": 0.6, "temperature": 2.0}], ids=str
+)
 def test_chi_squared_of_what_the_loss_draws(config):
     """Through otr_loss: with weight = identity the gradient of hidden is dJ/dz, which tells every count."""
     v, rows, samples = 300, 500, 256
@@ -141,6 +143,18 @@ def test_top_p_agrees_with_a_sort():
             config = OTRConfig(top_p=top_p, temperature=temperature)
             kept = x >= draw_threshold(x, config)
             assert torch.equal(kept, rollout_distribution(x, config) > 0)
+
+
+def test_top_p_that_is_met_exactly():
+    """Whatever the rounding of 0.5 + 0.3, two tokens reach 0.8, and three of four equal ones 0.75: ties are kept."""
+    for dtype in (torch.float32, torch.float64):
+        x = torch.tensor([[0.5, 0.2, 0.3], [0.7, 0.2, 0.1], [0.1, 0.8, 0.1]], dtype=dtype).log()
+        config = OTRConfig(top_p=0.8, temperature=1)
+        kept = [[True, False, True], [True, True, False], [False, True, False]]
+        assert (x >= draw_threshold(x, config)).tolist() == kept
+        assert (rollout_distribution(x, config) > 0).tolist() == kept
+        flat = torch.zeros(1, 4, dtype=dtype)
+        assert (flat >= draw_threshold(flat, OTRConfig(top_p=0.75))).all()
 
 
 def test_a_label_that_is_rare_is_rarely_drawn():

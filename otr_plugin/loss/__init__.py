@@ -53,13 +53,11 @@ def otr_loss(
     no second derivative.
     """
     config = OTRConfig() if config is None else config
-    checks.check(
-        hidden, weight, labels, config, bias, num_items, uniforms, generator, logit_scale, softcap
-    )
+    checks.check(hidden, weight, labels, config, bias, num_items, uniforms, generator, logit_scale, softcap)
     if config.draws and uniforms is None:
-        uniforms = torch.rand(
-            len(hidden), config.samples, device=hidden.device, generator=generator
-        )
+        uniforms = torch.rand(len(hidden), config.samples, device=hidden.device, generator=generator)
+    if isinstance(num_items, Tensor):
+        num_items = num_items.reshape(())
     problem = Problem(
         config=config,
         uniforms=uniforms if config.draws else None,
@@ -70,7 +68,7 @@ def otr_loss(
         with_grad=torch.is_grad_enabled(),
     )
     with torch.autocast(hidden.device.type, enabled=False):
-        loss, sums, count = LinearLoss.apply(hidden, weight, bias, labels, problem)
+        loss, sums, count = LinearLoss.apply(hidden, weight, bias, labels, problem)  # type: ignore[no-untyped-call] # torch's own
     metrics = dict(zip(NAMES, sums.unbind(), strict=True)) | {COUNT: count}
     if config.objective != "otr":
         metrics = {name: value for name, value in metrics.items() if name not in OF_DRAWS}

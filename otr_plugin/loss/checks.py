@@ -7,6 +7,7 @@ label that is out of range makes the loss NaN.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import NoReturn
 
 import torch
@@ -55,9 +56,9 @@ def _refuse(name: str, expected: str, got: str) -> NoReturn:
     raise ValueError(f"otr_loss: {name}: expected {expected}, got {got}")
 
 
-def _check_number(name, value, expected, allowed) -> None:  # type: ignore[no-untyped-def]
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not number or not math.isfinite(value) or not allowed(value):
+def _check_number(name: str, value: object, expected: str, allowed: Callable[[float], bool]) -> None:
+    number = value if isinstance(value, int | float) and not isinstance(value, bool) else math.nan
+    if not math.isfinite(number) or not allowed(number):
         _refuse(name, expected, repr(value))
 
 
@@ -71,7 +72,11 @@ def _check_tensors(hidden: Tensor, weight: Tensor, labels: Tensor, bias: Tensor 
     if hidden.dim() != 2:
         _refuse("hidden", "shape [N, D] (hidden.flatten(0, -2) makes it so)", _shape(hidden))
     if weight.dim() != 2 or len(weight) == 0 or weight.shape[1] != hidden.shape[1]:
-        _refuse("weight", f"shape [V, {hidden.shape[1]}] with V >= 1, as hidden is {_shape(hidden)}", _shape(weight))
+        _refuse(
+            "weight",
+            f"shape [V, {hidden.shape[1]}] with V >= 1, as hidden is {_shape(hidden)}",
+            _shape(weight),
+        )
     if labels.shape != hidden.shape[:1]:
         _refuse("labels", f"shape [{len(hidden)}], as hidden is {_shape(hidden)}", _shape(labels))
     if bias is not None and bias.shape != weight.shape[:1]:
@@ -84,10 +89,9 @@ def _check_tensors(hidden: Tensor, weight: Tensor, labels: Tensor, bias: Tensor 
     # Under autocast everything is brought to its dtype, as it would be for a linear layer.
     mixed = torch.is_autocast_enabled(hidden.device.type)
     for name in ("weight", "bias"):
-        tensor = tensors.get(name)
-        if tensor is None or tensor.dtype == hidden.dtype or (mixed and tensor.dtype in FLOATS):
-            continue
-        _refuse(name, f"{hidden.dtype}, like hidden", str(tensor.dtype))
+        dtype = tensors[name].dtype if name in tensors else hidden.dtype
+        if dtype != hidden.dtype and not (mixed and dtype in FLOATS):
+            _refuse(name, f"{hidden.dtype}, like hidden", str(dtype))
     for name, tensor in tensors.items():
         if tensor.device != hidden.device:
             _refuse(name, f"a tensor on {hidden.device}, like hidden", f"one on {tensor.device}")
@@ -97,7 +101,11 @@ def _check_label_values(labels: Tensor, vocabulary: int) -> None:
     wrong = ((labels < 0) | (labels >= vocabulary)) & (labels != -100)
     if wrong.any():
         at = int(wrong.nonzero()[0])
-        _refuse("labels", f"0 to {vocabulary - 1}, or -100 for not trained", f"{labels[at].item()} at position {at}")
+        _refuse(
+            "labels",
+            f"0 to {vocabulary - 1}, or -100 for not trained",
+            f"{labels[at].item()} at position {at}",
+        )
 
 
 def _check_uniforms(uniforms: Tensor, hidden: Tensor, samples: int) -> None:

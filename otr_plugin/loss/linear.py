@@ -98,7 +98,7 @@ class LinearLoss(torch.autograd.Function):
         return loss, sums, total
 
     @staticmethod
-    @torch.autograd.function.once_differentiable  # type: ignore[untyped-decorator]
+    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad_loss: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
         scale = grad_loss / ctx.items
         gradients = [
@@ -124,9 +124,7 @@ class _Gradients:
     weight and the bias, which sum over positions, in float32.
     """
 
-    def __init__(
-        self, hidden: Tensor, weight: Tensor, bias: Tensor | None, needed: list[bool]
-    ) -> None:
+    def __init__(self, hidden: Tensor, weight: Tensor, bias: Tensor | None, needed: list[bool]) -> None:
         sums = rows_torch.precise(hidden.dtype)
         self.hidden = hidden.new_zeros(hidden.shape) if needed[0] else None
         self.weight = weight.new_zeros(weight.shape, dtype=sums) if needed[1] else None

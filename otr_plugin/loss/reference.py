@@ -20,8 +20,17 @@ def whole_logits(
     logit_scale: float = 1.0,
     softcap: float | None = None,
 ) -> Tensor:
-    z = torch.nn.functional.linear(hidden, weight, bias) * logit_scale
+    return finish(torch.nn.functional.linear(hidden, weight, bias), logit_scale, softcap)
+
+
+def finish(z: Tensor, logit_scale: float = 1.0, softcap: float | None = None) -> Tensor:
+    z = z * logit_scale
     return z if softcap is None else softcap * torch.tanh(z / softcap)
+
+
+def within_rounding(top_p: float, dtype: torch.dtype) -> float:
+    """0.5 + 0.3 reaches 0.8, however the sum is rounded."""
+    return top_p * (1 - 8 * torch.finfo(dtype).eps)
 
 
 def rollout_distribution(z: Tensor, config: OTRConfig) -> Tensor:
@@ -33,10 +42,10 @@ def rollout_distribution(z: Tensor, config: OTRConfig) -> Tensor:
         kth = z.topk(min(config.top_k, z.shape[-1])).values[..., -1:]
         keep &= z >= kth
     if config.top_p < 1:
-        ordered, index = q.sort(-1, descending=True)
-        before = ordered.cumsum(-1) - ordered
-        last = (before < config.top_p).sum(-1, keepdim=True) - 1
-        keep &= z >= z.gather(-1, index.gather(-1, last))
+        ordered, index = z.sort(-1, descending=True)
+        short_of_it = q.gather(-1, index).cumsum(-1) < within_rounding(config.top_p, q.dtype)
+        crossing = short_of_it.sum(-1, keepdim=True).clamp(max=q.shape[-1] - 1)
+        keep &= z >= ordered.gather(-1, crossing)
     q = q * keep
     return q / q.sum(-1, keepdim=True)
 

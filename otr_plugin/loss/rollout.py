@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from otr_plugin.config import OTRConfig
+from otr_plugin.loss.reference import within_rounding
 
 TILE = 64  # tokens whose mass is summed before a draw looks for its own among them
 
@@ -48,7 +49,8 @@ def draw_threshold(x: Tensor, config: OTRConfig) -> Tensor | None:
     if config.top_k is not None:
         threshold = largest_reaching(x, torch.ones_like(x), config.top_k)
     if config.top_p < 1:
-        nucleus = largest_reaching(x, (x / config.temperature).softmax(-1), config.top_p)
+        mass = (x / config.temperature).softmax(-1)
+        nucleus = largest_reaching(x, mass, within_rounding(config.top_p, x.dtype))
         threshold = nucleus if threshold is None else torch.maximum(threshold, nucleus)
     return threshold
 

@@ -26,7 +26,7 @@ from otr_plugin.metrics import NAMES
 # How many logits are worked on at a time. On a CPU a block and its scratch are 16 MB, which a shared cache
 # holds; elsewhere there are launches to save instead.
 BLOCK_ELEMENTS_CPU = 2**20
-BLOCK_ELEMENTS = 2**26
+BLOCK_ELEMENTS = 2**24
 
 
 def precise(dtype: torch.dtype) -> torch.dtype:
@@ -210,9 +210,7 @@ def _sampled(
     )
 
 
-def _exact(
-    policy: _Policy, label: Tensor, excluded: Tensor | None, config: OTRConfig, scratch: _Scratch
-) -> _Term:
+def _exact(policy: _Policy, label: Tensor, excluded: Tensor | None, config: OTRConfig, scratch: _Scratch) -> _Term:
     q = _rollout_distribution(policy.x, excluded, config, scratch)
     q_sum = q.sum(-1, keepdim=True)
     q_label = q.gather(1, label) / q_sum
@@ -246,9 +244,7 @@ def _weighted_nll(policy: _Policy, config: OTRConfig) -> _Term:
     )
 
 
-def _rollout_distribution(
-    x: Tensor, excluded: Tensor | None, config: OTRConfig, scratch: _Scratch
-) -> Tensor:
+def _rollout_distribution(x: Tensor, excluded: Tensor | None, config: OTRConfig, scratch: _Scratch) -> Tensor:
     """q = softmax(x / kappa) over what may be drawn."""
     scaled = torch.mul(x, 1 / config.temperature, out=scratch.product)
     if excluded is not None:

@@ -1,0 +1,121 @@
+"""The package as a stranger meets it: what importing costs, and whether the README tells the truth."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+import otr_plugin
+from benchmarks import loss as bench
+from otr_plugin import OTRConfig
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+HOSTS = {"axolotl", "llamafactory", "trl", "swift", "transformers", "peft"}
+
+
+def python(code: str) -> str:
+    return subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
+
+
+def test_importing_the_package_imports_neither_torch_nor_a_host():
+    loaded = set(python("import otr_plugin, sys; print(*sys.modules)").split())
+    assert not loaded & (HOSTS | {"torch", "pydantic"})
+    loaded = set(python("from otr_plugin import OTRConfig, otr_loss; import sys; print(*sys.modules)").split())
+    assert not loaded & HOSTS
+
+
+def test_every_public_name_loads():
+    assert all(getattr(otr_plugin, name) for name in otr_plugin.__all__)
+    assert dir(otr_plugin) == sorted(otr_plugin.__all__)
+    with pytest.raises(AttributeError, match="module 'otr_plugin' has no attribute 'nothing'"):
+        _ = otr_plugin.nothing
+
+
+def test_the_readmes_code_runs():
+    blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    assert blocks
+    for block in blocks:
+        hit_rate = float(re.search(r"tensor\(([^)]*)\)", python(block))[1])
+        assert 0 <= hit_rate <= 1
+
+
+def test_the_readmes_settings_are_the_defaults():
+    (block,) = re.findall(r"```yaml\n(.*?)```", README, re.DOTALL)
+    settings = yaml.safe_load(block)["otr"]
+    assert OTRConfig(**settings) == OTRConfig()
+    assert settings == OTRConfig().model_dump()
+
+
+def test_the_readmes_figures_come_from_the_results_file():
+    named, shown = re.search(r"<!-- figures: (\S+) -->\n(.*?)<!-- end of figures -->", README, re.DOTALL).groups()
+    results = json.loads((ROOT / named).read_text())
+    assert shown.strip() == "\n".join(bench.readme_figures(results))
+    page = (ROOT / named).with_suffix(".md").read_text()
+    assert page == bench.render(results)
+
+
+def test_the_readmes_tree_is_there():
+    tree = README.split("## What is where")[1].split("##")[0]
+    base = ROOT
+    for line in tree.strip("\n").splitlines():
+        if not line.strip():
+            continue
+        indent, name = (len(line) - len(line.lstrip()) - 4) // 2, line.split()[0]
+        base = {0: ROOT, 1: ROOT / "otr_plugin", 2: ROOT / "otr_plugin" / "loss"}[indent]
+        assert (base / name).exists(), name
+
+
+def test_every_module_is_in_the_readmes_tree():
+    for path in (ROOT / "otr_plugin").rglob("*.py"):
+        if path.relative_to(ROOT).as_posix() != "otr_plugin/__init__.py":
+            assert f" {path.name} " in README, path.name
+
+
+def test_the_benchmark_runs(tmp_path):
+    command = [
+        sys.executable,
+        "-m",
+        "benchmarks",
+        "loss",
+        "--small",
+        "--rounds",
+        "1",
+        "--out",
+        str(tmp_path / "x"),
+    ]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    results = json.loads((tmp_path / "x.json").read_text())
+    assert {"command", "date", "machine", "versions"} <= results.keys()
+    for cell in results["sizes"] + results["growth"]:
+        assert {"bare GEMMs", "OTR by hand, whole logits", "ours: sampled", "ours: exact"} <= cell["contenders"].keys()
+        for figures in cell["contenders"].values():
+            assert figures["seconds"] > 0
+            assert figures["megabytes"] >= 0
+
+
+def test_the_contenders_compute_the_same():
+    """A benchmark that compares different functions compares nothing."""
+    import torch
+
+    from benchmarks.contenders import Case, Size, available
+
+    gradients = {}
+    for name, step in available().items():
+        case = Case.make(Size(64, 16, 500), trainable=True)
+        torch.manual_seed(0)
+        step(case)
+        gradients[name] = case.hidden.grad, case.weight.grad
+    entropy = gradients["F.cross_entropy, whole logits"]
+    for name in ("F.linear_cross_entropy", "TRL's fused head", "ours: sft"):
+        for got, want in zip(gradients.get(name, entropy), entropy, strict=True):
+            torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-7)
+    # Two estimates from different draws are alike, on the scale of the exact gradient, without being equal.
+    by_hand, sampled, exact = (gradients[n][1] for n in ("OTR by hand, whole logits", "ours: sampled", "ours: exact"))
+    for estimate in (by_hand, sampled):
+        assert torch.nn.functional.cosine_similarity(estimate.flatten(), exact.flatten(), dim=0) > 0.8
