@@ -3,30 +3,35 @@
 Importing the package imports neither torch nor a host; names load on first use.
 """
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING, Any
-
+TYPE_CHECKING = False  # typing's own would cost every Python start-up an import
 if TYPE_CHECKING:
     from otr_plugin.config import OTRConfig
+    from otr_plugin.head import attach
+    from otr_plugin.hosts.axolotl import OTRPlugin
     from otr_plugin.loss import OTROutput, otr_loss
 
 __version__ = "0.1.0"
-__all__ = ["OTRConfig", "OTROutput", "__version__", "otr_loss"]
+__all__ = ["OTRConfig", "OTROutput", "OTRPlugin", "__version__", "attach", "otr_loss"]
 
 _HOME = {
     "OTRConfig": "otr_plugin.config",
     "OTROutput": "otr_plugin.loss",
+    "OTRPlugin": "otr_plugin.hosts.axolotl",
+    "attach": "otr_plugin.head",
     "otr_loss": "otr_plugin.loss",
 }
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     if name not in _HOME:
         raise AttributeError(f"module 'otr_plugin' has no attribute {name!r}")
     from importlib import import_module
 
-    return getattr(import_module(_HOME[name]), name)
+    try:
+        return getattr(import_module(_HOME[name]), name)
+    except ImportError as error:
+        # Axolotl takes an ImportError from a plugin for a reason to go on without it.
+        raise RuntimeError(f"otr_plugin.{name} cannot be imported: {error}") from error
 
 
 def __dir__() -> list[str]:

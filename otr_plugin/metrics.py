@@ -24,6 +24,15 @@ OF_DRAWS = ("reward", "hit_rate", "unsampled")
 COUNT = "tokens"  # how many positions were summed over
 
 
+def reduce_over_ranks(sums: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The same sums over all data-parallel ranks, where there are several. Every rank has to call it."""
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return dict(sums)
+    stacked = torch.stack([value.double() for value in sums.values()])
+    torch.distributed.all_reduce(stacked)
+    return dict(zip(sums, stacked.unbind(), strict=True))
+
+
 def average(sums: Mapping[str, torch.Tensor]) -> dict[str, float]:
     """`otr/...` averages over the trained positions. Reads from the device once."""
     names = [name for name in sums if name != COUNT]

@@ -1,0 +1,70 @@
+"""Lets `plugins: [otr]` mean this plugin, in Axolotl's own command and in every process it starts.
+
+A line in a .pth file imports this module at every Python start. It imports nothing; it adds one finder, which waits
+for two modules of Axolotl and adds to them what they have no other way in for: the plugin's short name, and
+`--otr.samples 16` on the command line. OTR_PLUGIN_AUTOLOAD=0 switches it off.
+"""
+
+import sys
+
+NAMES = ("otr", "otr_plugin.OTRPlugin")
+
+
+def know_the_name(module):  # type: ignore[no-untyped-def] # typing would be an import
+    """axolotl.integrations.base: load_plugin takes a module and a class, "otr" is neither."""
+    own = getattr(module, "load_plugin", None)
+    if own is None:  # a recipe that names otr then fails in Axolotl, which does not know it
+        return
+
+    def load_plugin(plugin_name):  # type: ignore[no-untyped-def]
+        if plugin_name in NAMES:
+            from otr_plugin import OTRPlugin  # a RuntimeError if it cannot be imported: no run without it
+
+            return OTRPlugin()
+        return own(plugin_name)
+
+    module.load_plugin = load_plugin
+
+
+def know_the_options(module):  # type: ignore[no-untyped-def]
+    """axolotl.cli.config_options: (names, parameter, type, help) of what a command line may override."""
+    own = getattr(module, "AXOLOTL_CONFIG_CLI_OPTIONS", None)
+    if isinstance(own, tuple) and all(len(option) == 4 for option in own):
+        from otr_plugin.config import OTRConfig
+
+        module.AXOLOTL_CONFIG_CLI_OPTIONS = own + tuple(
+            ((f"--otr.{name.replace('_', '-')}",), f"otr__{name}", None, field.description)
+            for name, field in OTRConfig.model_fields.items()
+        )
+
+
+AWAITED = {"axolotl.integrations.base": know_the_name, "axolotl.cli.config_options": know_the_options}
+
+
+class Finder:
+    """On sys.meta_path: finds nothing itself, and adds to the modules that are awaited when others find them."""
+
+    def __init__(self) -> None:
+        self.awaited = dict(AWAITED)
+
+    def find_spec(self, name, path=None, target=None):  # type: ignore[no-untyped-def]
+        add = self.awaited.pop(name, None)
+        if add is None:
+            return None
+        from importlib.util import find_spec
+
+        spec = find_spec(name)
+        if spec is not None and spec.loader is not None:
+            run = spec.loader.exec_module
+
+            def exec_module(module):  # type: ignore[no-untyped-def]
+                run(module)
+                add(module)
+
+            spec.loader.exec_module = exec_module  # type: ignore[method-assign]
+        return spec
+
+
+def install() -> None:
+    if not any(isinstance(finder, Finder) for finder in sys.meta_path):
+        sys.meta_path.insert(0, Finder())

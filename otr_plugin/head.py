@@ -1,0 +1,280 @@
+"""attach(): a causal language model computes OTR inside its own call, and its logits never exist.
+
+Three places of one model are replaced, on the instance:
+
+    model.forward        notes labels and num_items of the call, and insists that the loss was computed
+    lm_head.forward      computes the loss from the hidden states; returns a placeholder one token wide
+    model.loss_function  hands the loss to the model, which adds to it (MoE) and returns it as it always does
+
+So every trainer that calls `model(..., labels=...)` trains with OTR, and normalisation, mixed precision,
+auxiliary losses and wrappers stay the host's. Inside the head's own call the weight is there, also where a
+host shards it. What training sees as `loss` has the NLL's value and OTR's gradient.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import MethodType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from otr_plugin.config import OTRConfig
+from otr_plugin.first_step import FirstStep
+from otr_plugin.loss import otr_loss
+from otr_plugin.metrics import COUNT, average, reduce_over_ranks
+from otr_plugin.projection import finish_of, project, refuse_unknown
+
+MARK = "_otr_handle"
+IGNORED = -100
+
+
+def attach(model: nn.Module, config: OTRConfig | None = None, *, seed: int = 0) -> Handle:
+    """Make a Hugging Face causal language model (PEFT-wrapped, compiled or neither) train with OTR.
+
+    `handle.detach()` makes it what it was. Evaluation (model.eval(), with labels) stays plain NLL. Draws come
+    from a generator of OTR's own, keyed by seed, step, micro-batch and rank.
+    """
+    inner = causal_lm(model)
+    if hasattr(inner, MARK):
+        getattr(inner, MARK).detach()
+    return Handle(inner, OTRConfig() if config is None else config, seed)
+
+
+def causal_lm(model: Any) -> Any:
+    """The model that owns the head, under whatever wraps it."""
+    inner = model
+    while True:
+        if hasattr(inner, "_orig_mod"):
+            inner = inner._orig_mod
+        elif isinstance(inner, nn.parallel.DistributedDataParallel | nn.DataParallel):
+            inner = inner.module
+        elif hasattr(inner, "get_base_model") and inner.get_base_model() is not inner:
+            inner = inner.get_base_model()
+        else:
+            break
+    head = inner.get_output_embeddings() if hasattr(inner, "get_output_embeddings") else None
+    if head is None or not hasattr(inner, "loss_function"):
+        raise ValueError(
+            f"otr: expected a causal language model of transformers, got {type(inner).__name__}: "
+            + ("it has no loss_function." if head is not None else "get_output_embeddings() gives no head.")
+        )
+    return inner
+
+
+@dataclass
+class Call:
+    """One forward with labels, on its way from model.forward to the loss."""
+
+    labels: Tensor | None
+    shift_labels: Tensor | None
+    num_items: Any
+    loss: Tensor | None = None
+    check: FirstStep | None = None
+    taken: bool = False
+
+
+class Handle:
+    """An attached model. A host moves `step` on, and takes the metrics when it logs."""
+
+    def __init__(self, model: Any, config: OTRConfig, seed: int) -> None:
+        self.model, self.config, self.seed = model, config, seed
+        self.evaluation = config.model_copy(update={"objective": "sft", "nll_weight": 0.0})
+        self.head = model.get_output_embeddings()
+        self.finish = finish_of(model.config)
+        refuse_unknown(self.head)
+        self.eval_logits = False  # a host that needs them (compute_metrics) sets this
+        self.checked = False
+        self.step = self.micro_batch = self.rank = 0
+        self.call: Call | None = None
+        self.sums: dict[str, Tensor] = {}
+
+        self.own_loss = model.loss_function
+        self.loss_was_set = "_loss_function" in model.__dict__
+        self.replaced = [_replace(model, _model_forward), _replace(self.head, _head_forward)]
+        for module in (model, self.head):
+            setattr(module, MARK, self)
+        model.loss_function = self.at_loss
+
+    def detach(self) -> None:
+        """The model is as it was."""
+        for module, name, before in self.replaced:
+            if before is None:
+                delattr(module, name)
+            else:
+                setattr(module, name, before)
+        if self.loss_was_set:
+            self.model.loss_function = self.own_loss
+        else:
+            del self.model._loss_function
+        for module in (self.model, self.head):
+            delattr(module, MARK)
+
+    def describe(self) -> str:
+        c = self.config
+        what = f"objective {c.objective}"
+        if c.objective == "otr":
+            how = f"{c.samples} samples" if c.draws else "exact"
+            what += f" ({how}, temperature {c.temperature}, beta {c.beta}, baseline {c.baseline})"
+        if c.nll_weight:
+            what += f" + {c.nll_weight} NLL"
+        trained = any(p.requires_grad for p in self.head.parameters())
+        return (
+            f"OTR is active: {what}, computed inside the {'trained' if trained else 'frozen'} "
+            f"{type(self.head).__name__} head of {type(self.model).__name__}"
+        )
+
+    def start_step(self, step: int) -> None:
+        """Draws from here on belong to this optimiser step."""
+        self.step, self.micro_batch = step, 0
+
+    def take_metrics(self) -> dict[str, float]:
+        """`otr/...` averages since they were last taken, over all ranks. Waits for the device once."""
+        sums, self.sums = self.sums, {}
+        return average(reduce_over_ranks(sums)) if sums else {}
+
+    # The three places, in the order in which a call meets them.
+
+    def at_model(self, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        given = self.bind(args, kwargs)
+        labels, shift_labels = given.get("labels"), given.get("shift_labels")
+        nothing_to_do = labels is None and shift_labels is None
+        if nothing_to_do or self.call is not None or (self.eval_logits and not self.model.training):
+            return forward(*args, **kwargs)
+        call = self.call = Call(labels, shift_labels, given.get("num_items_in_batch"))
+        try:
+            output = forward(*args, **kwargs)
+        finally:
+            self.call = None
+        if not call.taken:
+            missed = "its output head" if call.loss is None else "its loss_function"
+            raise RuntimeError(
+                f"otr: {type(self.model).__name__} was called with labels, but its forward went past {missed}: "
+                "something else computes the loss, and OTR would not be trained. Usual causes are a fused cross "
+                "entropy (Liger's fused_linear_cross_entropy, Cut Cross Entropy, Unsloth): switch it off."
+            )
+        return output
+
+    def bind(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+        if not args:
+            return kwargs
+        names = inspect.signature(type(self.model).forward).parameters
+        return dict(zip(list(names)[1:], args, strict=False)) | kwargs
+
+    def at_head(self, forward: Callable[[Tensor], Tensor], hidden: Tensor) -> Tensor:
+        call = self.call
+        if call is None or call.loss is not None:
+            return forward(hidden)
+        labels = _shifted(call, hidden)
+        flat = labels.reshape(-1).to(hidden.device)
+        projection = project(self.head, hidden.reshape(-1, hidden.shape[-1]))
+        training = self.model.training
+        config = self.config if training else self.evaluation
+        uniforms = self.uniforms(len(flat), hidden.device) if config.draws else None
+        out = otr_loss(
+            projection.hidden,
+            projection.weight,
+            flat,
+            config,
+            bias=projection.bias,
+            num_items=call.num_items,
+            uniforms=uniforms,
+            **self.finish._asdict(),
+        )
+        items = call.num_items if call.num_items is not None else out.metrics[COUNT].clamp(min=1)
+        if isinstance(items, Tensor):
+            items = items.to(out.loss.device)
+        # The value people compare is the NLL's; the gradient is the objective's.
+        call.loss = out.metrics["nll"] / items + (out.loss - out.loss.detach())
+        if training:
+            self.micro_batch += 1
+            for name, value in out.metrics.items():
+                self.sums[name] = self.sums[name] + value if name in self.sums else value
+            if not self.checked:
+                call.check = FirstStep.begin(self, forward, hidden, labels)
+                self.checked = True
+                if call.check is not None:
+                    return call.check.own_logits
+        return hidden[..., :1]
+
+    def at_loss(self, *args: Any, **kwargs: Any) -> Tensor:
+        call = self.call
+        if call is None or call.loss is None:
+            if self.model.training or call is not None:
+                raise RuntimeError(
+                    f"otr: {type(self.model).__name__} asks for its loss, but OTR did not see the "
+                    f"{'head' if call is not None else 'forward'} that led to it: something replaced it after "
+                    "attach(), or the model was pickled. Call attach() last, or switch off what replaced it."
+                )
+            whole: Tensor = self.own_loss(*args, **kwargs)
+            return whole
+        if call.check is not None:
+            logits = args[0] if args else kwargs["logits"]
+            call.check.compare(logits)
+        call.taken = True
+        return call.loss
+
+    def uniforms(self, positions: int, device: torch.device) -> Tensor:
+        key = f"{self.seed}/{self.step}/{self.micro_batch}/{self.rank}".encode()
+        seed = int.from_bytes(hashlib.blake2b(key, digest_size=7).digest(), "big")
+        generator = torch.Generator(device).manual_seed(seed)
+        return torch.rand(positions, self.config.samples, device=device, generator=generator)
+
+
+def _shifted(call: Call, hidden: Tensor) -> Tensor:
+    """Each position's label is the next position's token, as transformers' own loss has it."""
+    labels = call.shift_labels
+    if labels is None:
+        assert call.labels is not None
+        labels = nn.functional.pad(call.labels, (0, 1), value=IGNORED)[..., 1:]
+    if labels.numel() != hidden[..., 0].numel():
+        raise RuntimeError(
+            f"otr: the head was given hidden states of shape {list(hidden.shape)} for labels of shape "
+            f"{list(labels.shape)}. Expected one for each label (logits_to_keep is not understood in training)."
+        )
+    return labels
+
+
+def _replace(module: Any, make: Callable[[Callable[..., Any]], Callable[..., Any]]) -> tuple[Any, str, Any]:
+    """Put make(forward) where the instance's forward is called; return what undoes that.
+
+    Where accelerate has hooked a module, that is `_old_forward`, which its hook calls. What is put there is a
+    method over a function: copies of the module are then bound to themselves, and accelerate can wrap it.
+    """
+    name = "_old_forward" if hasattr(module, "_hf_hook") and hasattr(module, "_old_forward") else "forward"
+    before = module.__dict__.get(name)
+    original = getattr(module, name)
+    own = getattr(original, "__func__", None) or _ignoring_self(original)
+    new = functools.update_wrapper(make(own), own)
+    # Hosts read the signature here. And they take wrappers off as far as __wrapped__ leads: not past this one.
+    new.__signature__ = inspect.signature(own)  # type: ignore[attr-defined]
+    del new.__wrapped__  # type: ignore[attr-defined]
+    setattr(module, name, MethodType(new, module))
+    return module, name, before
+
+
+def _ignoring_self(bound: Callable[..., Any]) -> Callable[..., Any]:
+    def own(self: Any, *args: Any, **kwargs: Any) -> Any:
+        return bound(*args, **kwargs)
+
+    return own
+
+
+def _model_forward(own: Callable[..., Any]) -> Callable[..., Any]:
+    def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
+        return getattr(self, MARK).at_model(functools.partial(own, self), args, kwargs)
+
+    return forward
+
+
+def _head_forward(own: Callable[..., Any]) -> Callable[..., Any]:
+    def forward(self: Any, hidden: Tensor, *args: Any, **kwargs: Any) -> Any:
+        rest = functools.partial(own, self)
+        return getattr(self, MARK).at_head(lambda h: rest(h, *args, **kwargs), hidden)
+
+    return forward

@@ -1,0 +1,1 @@
+"""One thin adapter a host. Nothing else imports a host."""

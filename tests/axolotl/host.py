@@ -1,0 +1,128 @@
+"""Runs the real `axolotl` command on a tiny model of its own, on a CPU."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+BIN = Path(sys.executable).parent
+ENV = {
+    **os.environ,
+    "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",  # axolotl starts `accelerate`
+    "AXOLOTL_DO_NOT_TRACK": "1",
+    "HF_HUB_OFFLINE": "1",
+    "CUDA_VISIBLE_DEVICES": "",
+    "AXOLOTL_METRIC_NDIGITS": "8",
+}
+CPU_RECIPE: dict[str, Any] = {
+    "sequence_len": 64,
+    "micro_batch_size": 2,
+    "gradient_accumulation_steps": 1,
+    "max_steps": 6,
+    "learning_rate": 0.01,
+    "optimizer": "adamw_torch",
+    "lr_scheduler": "constant",
+    "val_set_size": 0,
+    "logging_steps": 1,
+    "save_strategy": "no",
+    "seed": 42,
+    "bf16": False,
+    "fp16": False,
+    "tf32": False,
+    "attn_implementation": "sdpa",
+    "lora_mlp_kernel": False,
+    "lora_qkv_kernel": False,
+    "lora_o_kernel": False,
+    "dataloader_num_workers": 0,
+    "dataset_num_proc": 1,
+}
+
+
+def make_model(where: Path, **settings: Any) -> None:
+    """A random Llama with a tokenizer of single characters."""
+    import torch
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    words = ["<pad>", "<s>", "</s>", "<unk>", *"abcdefghijklmnopqrstuvwxyz0123456789 .:+="]
+    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Split("", "isolated")
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="<pad>", bos_token="<s>", eos_token="</s>", unk_token="<unk>"
+    ).save_pretrained(where)
+    torch.manual_seed(0)
+    sizes = {
+        "vocab_size": 64,
+        "hidden_size": 64,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 256,
+        "pad_token_id": 0,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+    }
+    LlamaForCausalLM(LlamaConfig(**sizes | settings)).save_pretrained(where)
+
+
+def make_data(path: Path, count: int = 64) -> None:
+    draw = random.Random(0)
+    with path.open("w") as file:
+        for _ in range(count):
+            a, b = draw.randint(0, 99), draw.randint(0, 99)
+            file.write(json.dumps({"question": f"{a}+{b}=", "answer": f"{a + b}."}) + "\n")
+
+
+DATASET = {"field_instruction": "question", "field_output": "answer", "format": "{instruction}", "no_input_format": "{instruction}"}  # noqa: E501
+
+
+class Axolotl:
+    """One folder with a model, data and the runs that used them."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        make_model(folder / "model")
+        make_data(folder / "data.jsonl")
+
+    def recipe(self, name: str, **changes: Any) -> Path:
+        recipe = CPU_RECIPE | {
+            "base_model": str(self.folder / "model"),
+            "datasets": [{"path": str(self.folder / "data.jsonl"), "ds_type": "json", "type": DATASET}],
+            "dataset_prepared_path": str(self.folder / "prepared"),
+            "output_dir": str(self.folder / name),
+        }
+        path = self.folder / f"{name}.yaml"
+        path.write_text(yaml.safe_dump(recipe | changes))
+        return path
+
+    def call(self, *arguments: str, check: bool = True, **env: str) -> subprocess.CompletedProcess[str]:
+        done = subprocess.run(
+            [str(BIN / "axolotl"), *arguments],
+            cwd=self.folder,
+            env=ENV | env,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=600,
+        )
+        if check and done.returncode:
+            raise AssertionError(f"axolotl {' '.join(arguments)} failed:\n{done.stdout[-3000:]}\n{done.stderr[-6000:]}")
+        return done
+
+    def train(self, name: str, *arguments: str, **changes: Any) -> tuple[list[dict[str, float]], str]:
+        """(what was logged at every step, everything that was printed)."""
+        changes = {"save_strategy": "steps", "save_steps": 1000, "save_first_step": False} | changes
+        done = self.call("train", str(self.recipe(name, **changes)), *arguments)
+        return self.log_of(name), done.stdout + done.stderr
+
+    def log_of(self, name: str) -> list[dict[str, float]]:
+        states = sorted((self.folder / name).glob("checkpoint-*/trainer_state.json"), key=lambda p: p.stat().st_mtime)
+        return [entry for entry in json.loads(states[-1].read_text())["log_history"]]

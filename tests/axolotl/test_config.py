@@ -1,0 +1,97 @@
+"""What a recipe may say beside `plugins: [otr]`, told before any work."""
+
+import re
+import subprocess
+import sys
+
+import pytest
+from axolotl.cli.config import load_cfg
+from axolotl.integrations.base import PluginManager, load_plugin
+
+from otr_plugin.hosts.axolotl import LOSS_ELSEWHERE, OTRPlugin
+
+
+@pytest.fixture(autouse=True)
+def fresh_plugins(monkeypatch):
+    monkeypatch.setattr(PluginManager, "_instance", None, raising=False)
+    PluginManager.get_instance().plugins.clear()
+    yield
+    PluginManager.get_instance().plugins.clear()
+
+
+def load(axolotl, **changes):
+    return load_cfg(str(axolotl.recipe("config", **{"plugins": ["otr"]} | changes)))
+
+
+@pytest.mark.parametrize("name", ["otr", "otr_plugin.OTRPlugin"])
+def test_both_names_are_the_plugin(name):
+    assert isinstance(load_plugin(name), OTRPlugin)
+
+
+def test_defaults_need_no_block(axolotl):
+    assert load(axolotl).otr is None
+
+
+def test_settings_arrive(axolotl):
+    cfg = load(axolotl, otr={"samples": 8, "beta": -0.5})
+    assert (cfg.otr.samples, cfg.otr.beta, cfg.otr.temperature) == (8, -0.5, 1.3)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"samples": 0}, "samples should be greater than or equal to 1, got 0"),
+        ({"tempratur": 2}, "unknown key 'tempratur': did you mean 'temperature'?"),
+        ({"objective": "ppo"}, "objective should be 'otr', 'dft' or 'sft', got 'ppo'"),
+    ],
+)
+def test_bad_settings_are_explained(axolotl, settings, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        load(axolotl, otr=settings)
+
+
+VALUES = {"rl": "dpo", "orpo_alpha": 0.1, "kd_trainer": 1.0, "label_smoothing_factor": 0.1, "trainer_cls": "a.B"}
+WITH = {
+    "liger_fused_linear_cross_entropy": ["axolotl.integrations.liger.LigerPlugin"],
+    "liger_cross_entropy": ["axolotl.integrations.liger.LigerPlugin"],
+    "liger_use_token_scaling": ["axolotl.integrations.liger.LigerPlugin"],
+    "cut_cross_entropy": ["axolotl.integrations.cut_cross_entropy.CutCrossEntropyPlugin"],
+    "kd_trainer": ["axolotl.integrations.kd.KDPlugin"],
+}
+
+
+@pytest.mark.parametrize("key", LOSS_ELSEWHERE)
+def test_a_loss_elsewhere_is_refused_by_name(axolotl, key):
+    changes = {key: VALUES.get(key, True), "plugins": ["otr", *WITH.get(key, [])]}
+    with pytest.raises(ValueError, match=rf"(?s)`plugins: \[otr\]` trains with One-Token Rollout.*`{key}: "):
+        load(axolotl, **changes)
+
+
+def test_a_plugin_with_a_loss_of_its_own_is_refused_by_name(axolotl):
+    name = "axolotl.integrations.cut_cross_entropy.CutCrossEntropyPlugin"
+    with pytest.raises(ValueError, match=rf"`{re.escape(name)}` in plugins: remove the plugin"):
+        load(axolotl, plugins=["otr", name])
+
+
+def test_ligers_other_kernels_stay(axolotl):
+    cfg = load(
+        axolotl,
+        plugins=["otr", "axolotl.integrations.liger.LigerPlugin"],
+        liger_rope=True,
+        liger_rms_norm=True,
+        liger_glu_activation=True,
+    )
+    assert cfg.liger_rope
+
+
+def test_an_import_error_of_ours_is_no_run_without_us(monkeypatch):
+    monkeypatch.setitem(sys.modules, "otr_plugin.hosts.axolotl", None)
+    for name in ("otr", "otr_plugin.OTRPlugin"):
+        with pytest.raises(RuntimeError, match=r"otr_plugin\.OTRPlugin cannot be imported"):
+            PluginManager.get_instance().register(name)
+
+
+def test_autoload_can_be_switched_off():
+    code = "from axolotl.integrations.base import load_plugin; load_plugin('otr')"
+    done = subprocess.run([sys.executable, "-c", code], env={"OTR_PLUGIN_AUTOLOAD": "0"}, capture_output=True, text=True, check=False)  # fmt: skip # noqa: E501
+    assert "ValueError: not enough values to unpack" in done.stderr

@@ -1,0 +1,134 @@
+"""The real command: the host sees the plugin, and what it trains is what the recipe says."""
+
+import json
+import os
+import signal
+import subprocess
+import time
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from .host import BIN, ENV
+
+PACKED = {"sample_packing": True, "pad_to_sequence_len": True, "sequence_len": 128}
+METRICS = {f"otr/{name}" for name in "nll objective reward hit_rate label_prob accuracy entropy unsampled".split()}
+
+
+def losses(log):
+    return [(entry["loss"], entry["grad_norm"]) for entry in log if "loss" in entry]
+
+
+def test_the_host_sees_the_plugin(axolotl):
+    log, printed = axolotl.train("seen", plugins=["otr"], otr={"samples": 32}, val_set_size=0.1, eval_steps=3)
+    assert "OTR is active: objective otr (32 samples, temperature 1.3, beta -0.1, baseline none)" in printed
+    steps = [entry for entry in log if "loss" in entry]
+    assert len(steps) == 6
+    for entry in steps:
+        assert entry.keys() >= METRICS
+        assert entry["loss"] == pytest.approx(entry["otr/nll"], rel=1e-4), "the loss that is logged is the NLL"
+        assert entry["otr/objective"] != pytest.approx(entry["loss"], rel=0.1)
+        assert 0 <= entry["otr/hit_rate"] <= 1
+    assert [entry["eval_loss"] for entry in log if "eval_loss" in entry]
+
+
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        {},
+        PACKED | {"gradient_accumulation_steps": 3},
+        {"train_on_inputs": True, "gradient_accumulation_steps": 4, "logging_steps": 2},
+    ],
+    ids=["plain", "packed, accumulated", "train_on_inputs, accumulated, logged every other step"],
+)
+def test_sft_is_the_hosts_own_training(axolotl, recipe):
+    recipe = recipe | {"val_set_size": 0.1, "eval_steps": 3}
+    plain, _ = axolotl.train("plain", **recipe)
+    ours, printed = axolotl.train("ours", plugins=["otr"], otr={"objective": "sft"}, **recipe)
+    assert "OTR is active: objective sft" in printed
+    assert len(losses(plain)) >= 3
+    for (loss, norm), (own_loss, own_norm) in zip(losses(ours), losses(plain), strict=True):
+        assert loss == pytest.approx(own_loss, rel=2e-6)
+        assert norm == pytest.approx(own_norm, rel=2e-5)
+    evaluations = [[e["eval_loss"] for e in log if "eval_loss" in e] for log in (ours, plain)]
+    assert evaluations[0] == pytest.approx(evaluations[1], rel=2e-6)
+
+
+def weights(folder):
+    return load_file(folder / "model.safetensors")
+
+
+@pytest.mark.parametrize("moment", ["in a step", "in a save"])
+def test_a_run_that_was_killed_ends_as_an_unbroken_one(axolotl, moment):
+    recipe = {
+        "plugins": ["otr"],
+        "otr": {"samples": 16},
+        "max_steps": 40,
+        "save_strategy": "steps",
+        "save_steps": 2,
+        "save_total_limit": 50,
+    }
+    axolotl.train("unbroken", **recipe)
+    path = axolotl.recipe("killed", **recipe)
+    folder = axolotl.folder / "killed"
+    process = subprocess.Popen(
+        [str(BIN / "axolotl"), "train", str(path)],
+        cwd=axolotl.folder,
+        env=ENV,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    enough = "checkpoint-6/trainer_state.json" if moment == "in a step" else "checkpoint-8"
+    deadline = time.monotonic() + 300
+    while not (folder / enough).exists():
+        assert time.monotonic() < deadline, "the run saved no checkpoint"
+        assert process.poll() is None, "the run ended before it could be killed"
+        time.sleep(0.001)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not (folder / "checkpoint-40").exists(), "killed too late to tell"
+    whole = [c for c in folder.glob("checkpoint-*") if (c / "trainer_state.json").exists()]
+    last = max(whole, key=lambda c: int(c.name.split("-")[1]))
+    axolotl.train("killed", **recipe | {"resume_from_checkpoint": str(last)})
+    want, got = (weights(axolotl.folder / name / "checkpoint-40") for name in ("unbroken", "killed"))
+    for name in want:
+        assert torch.equal(got[name], want[name]), name
+
+
+def test_overrides_on_the_command_line_reach_the_settings(axolotl):
+    path = axolotl.recipe("override", plugins=["otr"], otr={"samples": 32}, max_steps=1)
+    done = axolotl.call("train", str(path), "--otr.samples=8", "--otr.objective", "otr")
+    assert "OTR is active: objective otr (8 samples" in done.stdout + done.stderr
+    done = axolotl.call("train", str(path), "--otr.samples=0", check=False)
+    assert done.returncode != 0
+    assert "samples should be greater than or equal to 1, got 0" in done.stdout + done.stderr
+
+
+def test_accumulated_micro_batches_are_one_batch(axolotl):
+    whole, _ = axolotl.train("whole", plugins=["otr"], otr={"estimator": "exact"}, micro_batch_size=4)
+    parts, _ = axolotl.train(
+        "parts", plugins=["otr"], otr={"estimator": "exact"}, micro_batch_size=1, gradient_accumulation_steps=4
+    )
+    for (loss, norm), (own_loss, own_norm) in zip(losses(parts), losses(whole), strict=True):
+        assert loss == pytest.approx(own_loss, rel=1e-4)
+        assert norm == pytest.approx(own_norm, rel=1e-3)
+    for part, one in zip(parts, whole, strict=True):
+        for name in METRICS & part.keys():
+            assert part[name] == pytest.approx(one[name], rel=1e-3, abs=1e-5), name
+
+
+def test_evaluate_and_preprocess(axolotl):
+    path = axolotl.recipe("evaluated", plugins=["otr"], val_set_size=0.2)
+    axolotl.call("preprocess", str(path))
+    ours = axolotl.call("evaluate", str(path))
+    plain = axolotl.call("evaluate", str(axolotl.recipe("evaluated_plain", val_set_size=0.2)))
+    assert "OTR is active" in ours.stdout + ours.stderr
+
+    def figures(done):
+        text = done.stdout + done.stderr
+        return sorted(line.split("eval_loss:")[1].split()[0] for line in text.splitlines() if "eval_loss:" in line)
+
+    assert figures(ours) == figures(plain) != []
+    json.dumps(figures(ours))

@@ -1,0 +1,86 @@
+"""The line that runs at every Python start: cheap, quiet, and gone when asked."""
+
+import os
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PTH = (ROOT / "otr_autoload.pth").read_text()
+
+
+def fresh(code: str, *flags: str, **env: str) -> str:
+    done = subprocess.run(
+        [sys.executable, *flags, "-c", code], env=os.environ | env, capture_output=True, text=True, check=True
+    )
+    assert done.stderr == ""
+    return done.stdout.strip()
+
+
+FINDERS = "import sys; print([type(f).__module__ for f in sys.meta_path].count('otr_plugin.autoload'))"
+
+
+def test_it_is_installed():
+    assert fresh(FINDERS) == "1"
+
+
+def test_it_can_be_switched_off():
+    assert fresh(FINDERS, OTR_PLUGIN_AUTOLOAD="0") == "0"
+
+
+def test_it_imports_nothing():
+    without = set(fresh("import sys; print(*sys.modules)", OTR_PLUGIN_AUTOLOAD="0").split())
+    with_it = set(fresh("import sys; print(*sys.modules)").split())
+    assert with_it - without <= {"otr_plugin", "otr_plugin.autoload"}
+
+
+def test_it_is_one_line_that_cannot_fail(tmp_path):
+    assert PTH.count("\n") == 1
+    code = f"import sys; sys.modules['otr_plugin'] = None; sys.modules['otr_plugin.autoload'] = None\n{PTH}"
+    fresh(code)
+
+
+def test_it_costs_about_a_millisecond(tmp_path):
+    """Its own share of a start, measured inside: os is there by then, and bytecode is cached."""
+    cached = {"PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "", "PYTHONPYCACHEPREFIX": str(tmp_path)}
+    code = f"import os, time; t = time.perf_counter()\n{PTH}\nprint(time.perf_counter() - t)"
+    seconds = [float(fresh(code, "-S", **cached)) for _ in range(15)]
+    assert statistics.median(seconds[1:]) < 0.001
+
+
+@pytest.mark.parametrize("name", ["json", "axolotl.cli", "axolotl"])
+def test_other_imports_are_left_alone(name):
+    code = f"import sys; f = [f for f in sys.meta_path if type(f).__module__ == 'otr_plugin.autoload'][0]; print(f.find_spec({name!r}))"  # noqa: E501
+    assert fresh(code) == "None"
+
+
+def test_the_wrap_knows_our_names_only(monkeypatch):
+    from types import SimpleNamespace
+
+    from otr_plugin.autoload import know_the_name, know_the_options
+
+    module = SimpleNamespace(load_plugin=lambda name: f"own {name}")
+    know_the_name(module)
+    assert module.load_plugin("x.Y") == "own x.Y"
+    monkeypatch.setitem(sys.modules, "otr_plugin.hosts.axolotl", None)
+    with pytest.raises(RuntimeError, match=r"otr_plugin\.OTRPlugin cannot be imported"):
+        module.load_plugin("otr")
+    know_the_name(SimpleNamespace())  # a host whose internals changed: nothing to add to, and nothing breaks
+    know_the_options(SimpleNamespace(AXOLOTL_CONFIG_CLI_OPTIONS=[1]))
+
+
+def test_a_start_is_not_slowed(record_property):
+    """Whole starts, with and without, in turn."""
+    took = {"0": [], "1": []}
+    for _ in range(10):
+        for switch, seconds in took.items():
+            start = time.perf_counter()
+            fresh("", OTR_PLUGIN_AUTOLOAD=switch)
+            seconds.append(time.perf_counter() - start)
+    difference = statistics.median(a - b for a, b in zip(took["1"], took["0"], strict=True))
+    record_property("milliseconds", difference * 1e3)
+    assert difference < 0.005
