@@ -11,9 +11,9 @@ test: $(NOX)  ## lint, types and every test
 bench: $(NOX)  ## the loss's time and memory on this machine's CPU, beside what else there is
 	$(NOX) -s bench
 
-$(NOX): constraints.txt
+$(NOX): constraints/core.txt
 	$(PYTHON) -m venv .venv
-	.venv/bin/python -m pip install --quiet -c constraints.txt nox
+	.venv/bin/python -m pip install --quiet -c constraints/core.txt nox
 	touch $(NOX)
 
 clean:

@@ -1,7 +1,7 @@
-"""One virtual environment for each thing that is tested: the core, later each host.
+"""One virtual environment for each thing that is tested: the core, and each host.
 
-Hosts pin versions that exclude each other, so no environment holds two. All are pinned by constraints.txt
-and kept between runs.
+Hosts pin versions that exclude each other, so no environment holds two. Versions are pinned by the files in
+constraints/, and environments are kept between runs.
 """
 
 import nox
@@ -9,15 +9,15 @@ import nox
 nox.needs_version = ">=2025.2.9"
 nox.options.default_venv_backend = "venv"
 nox.options.reuse_existing_virtualenvs = True
-nox.options.sessions = ["lint", "core"]
+nox.options.sessions = ["lint", "core", "axolotl"]
 nox.options.error_on_missing_interpreters = True
 
 GROUPS = nox.project.load_toml("pyproject.toml")
-CONSTRAINTS = ("--quiet", "-c", "constraints.txt")
 
 
-def install(session: nox.Session, group: str, *more: str) -> None:
-    session.install(*CONSTRAINTS, *nox.project.dependency_groups(GROUPS, group), *more)
+def install(session: nox.Session, group: str, *more: str, constraints: str = "core") -> None:
+    packages = nox.project.dependency_groups(GROUPS, group)
+    session.install("--quiet", "-c", f"constraints/{constraints}.txt", *packages, *more)
 
 
 @nox.session
@@ -30,10 +30,19 @@ def lint(session: nox.Session) -> None:
 
 @nox.session
 def core(session: nox.Session) -> None:
-    """Types and tests of the loss. Arguments go to pytest: nox -s core -- -k parity"""
-    install(session, "test", "nox", "-e", ".")
+    """Types, and tests of the loss. Arguments go to pytest: nox -s core -- -k parity"""
+    install(session, "test", "-e", ".")
     session.run("mypy")
     session.run("pytest", *session.posargs)
+
+
+@nox.session
+def axolotl(session: nox.Session) -> None:
+    """Models of many families, and the real Axolotl, with the plugin added to its environment."""
+    # torch first: Axolotl's own range would let pip take a build with gigabytes of CUDA.
+    install(session, "axolotl", "torch", constraints="axolotl")
+    session.install("--quiet", "--no-deps", "-e", ".")
+    session.run("pytest", *(session.posargs or ["tests/model", "tests/axolotl"]))
 
 
 @nox.session(python="3.10")

@@ -64,7 +64,7 @@ def trl_fused_head(case: Case) -> None:
     from trl.kernels import ChunkedLogProbFunction
 
     outputs = ("log_probs", "entropy", "is_top1")
-    log_probs, *_ = ChunkedLogProbFunction.apply(  # type: ignore[no-untyped-call] # torch's own
+    log_probs, *_ = ChunkedLogProbFunction.apply(
         case.hidden, case.weight, None, case.labels, 1.0, 256, None, 1.0, outputs
     )
     (-log_probs.mean()).backward()

@@ -10,13 +10,13 @@ import sys
 NAMES = ("otr", "otr_plugin.OTRPlugin")
 
 
-def know_the_name(module):  # type: ignore[no-untyped-def] # typing would be an import
+def know_the_name(module):
     """axolotl.integrations.base: load_plugin takes a module and a class, "otr" is neither."""
     own = getattr(module, "load_plugin", None)
     if own is None:  # a recipe that names otr then fails in Axolotl, which does not know it
         return
 
-    def load_plugin(plugin_name):  # type: ignore[no-untyped-def]
+    def load_plugin(plugin_name):
         if plugin_name in NAMES:
             from otr_plugin import OTRPlugin  # a RuntimeError if it cannot be imported: no run without it
 
@@ -26,7 +26,7 @@ def know_the_name(module):  # type: ignore[no-untyped-def] # typing would be an 
     module.load_plugin = load_plugin
 
 
-def know_the_options(module):  # type: ignore[no-untyped-def]
+def know_the_options(module):
     """axolotl.cli.config_options: (names, parameter, type, help) of what a command line may override."""
     own = getattr(module, "AXOLOTL_CONFIG_CLI_OPTIONS", None)
     if isinstance(own, tuple) and all(len(option) == 4 for option in own):
@@ -47,7 +47,7 @@ class Finder:
     def __init__(self) -> None:
         self.awaited = dict(AWAITED)
 
-    def find_spec(self, name, path=None, target=None):  # type: ignore[no-untyped-def]
+    def find_spec(self, name, path=None, target=None):
         add = self.awaited.pop(name, None)
         if add is None:
             return None
@@ -57,11 +57,11 @@ class Finder:
         if spec is not None and spec.loader is not None:
             run = spec.loader.exec_module
 
-            def exec_module(module):  # type: ignore[no-untyped-def]
+            def exec_module(module):
                 run(module)
                 add(module)
 
-            spec.loader.exec_module = exec_module  # type: ignore[method-assign]
+            setattr(spec.loader, "exec_module", exec_module)  # noqa: B010 - a type checker's idea of a method
         return spec
 
 

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import difflib
+import math
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 
-def _no_bool(value: Any) -> Any:
+def _finite_number(value: Any) -> Any:
     # Python counts True as 1, so `samples: yes` in a recipe would quietly mean one sample.
     if isinstance(value, bool):
         raise ValueError("a number, not true or false")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError("a finite number")
     return value
 
 
-Int = Annotated[int, BeforeValidator(_no_bool)]
-Number = Annotated[float, BeforeValidator(_no_bool), Field(allow_inf_nan=False)]
+Int = Annotated[int, BeforeValidator(_finite_number)]
+Number = Annotated[float, BeforeValidator(_finite_number), Field(allow_inf_nan=False)]
 
 
 class OTRConfig(BaseModel):

@@ -253,7 +253,7 @@ def _replace(module: Any, make: Callable[[Callable[..., Any]], Callable[..., Any
     new = functools.update_wrapper(make(own), own)
     # Hosts read the signature here. And they take wrappers off as far as __wrapped__ leads: not past this one.
     new.__signature__ = inspect.signature(own)  # type: ignore[attr-defined]
-    del new.__wrapped__  # type: ignore[attr-defined]
+    del new.__wrapped__
     setattr(module, name, MethodType(new, module))
     return module, name, before
 

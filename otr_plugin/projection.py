@@ -36,8 +36,8 @@ def project(head: Any, hidden: Tensor) -> Projection:
         )
     if not head.weight.dtype.is_floating_point or type(head.weight.data) is not Tensor:
         raise ValueError(
-            f"otr: the weight of the model's output head is a {type(head.weight.data).__name__} of {head.weight.dtype}, "
-            "expected a plain floating-point tensor. Leave the head out of quantisation."
+            f"otr: the weight of the model's output head is a {type(head.weight.data).__name__} of "
+            f"{head.weight.dtype}, expected a plain floating-point tensor. Leave the head out of quantisation."
         )
     return Projection(hidden, head.weight, head.bias)
 

@@ -25,7 +25,7 @@ def join(trainer: Trainer, config: OTRConfig) -> Handle:
             logs |= {name: round(value, 6) for name, value in handle.take_metrics().items()}
         own_log(logs, *args, **kwargs)
 
-    trainer.log = MethodType(log, trainer)  # type: ignore[method-assign]
+    trainer.log = MethodType(log, trainer)
     return handle
 
 
@@ -39,7 +39,7 @@ def _refuse_what_takes_the_labels(trainer: Trainer) -> None:
             raise ValueError(f"otr: the trainer's {name} would compute the loss, and OTR would not be trained: {fix}.")
 
 
-class Steps(TrainerCallback):  # type: ignore[misc] # transformers leaves it untyped
+class Steps(TrainerCallback):
     """Tells the handle which optimiser step it is in, and that a step has to have come by."""
 
     def __init__(self, handle: Handle) -> None:

@@ -73,15 +73,21 @@ def make_model(where: Path, **settings: Any) -> None:
     LlamaForCausalLM(LlamaConfig(**sizes | settings)).save_pretrained(where)
 
 
-def make_data(path: Path, count: int = 64) -> None:
+def make_data(path: Path, count: int = 64, digits: int = 1) -> None:
     draw = random.Random(0)
     with path.open("w") as file:
         for _ in range(count):
             a, b = draw.randint(0, 99), draw.randint(0, 99)
-            file.write(json.dumps({"question": f"{a}+{b}=", "answer": f"{a + b}."}) + "\n")
+            answer = f"{a + b:0{digits}d}."
+            file.write(json.dumps({"question": f"{a}+{b}=", "answer": answer}) + "\n")
 
 
-DATASET = {"field_instruction": "question", "field_output": "answer", "format": "{instruction}", "no_input_format": "{instruction}"}  # noqa: E501
+DATASET = {
+    "field_instruction": "question",
+    "field_output": "answer",
+    "format": "{instruction}",
+    "no_input_format": "{instruction}",
+}
 
 
 class Axolotl:
@@ -91,11 +97,12 @@ class Axolotl:
         self.folder = folder
         make_model(folder / "model")
         make_data(folder / "data.jsonl")
+        make_data(folder / "even.jsonl", digits=3)  # every answer is equally long
 
-    def recipe(self, name: str, **changes: Any) -> Path:
+    def recipe(self, name: str, data: str = "data.jsonl", **changes: Any) -> Path:
         recipe = CPU_RECIPE | {
             "base_model": str(self.folder / "model"),
-            "datasets": [{"path": str(self.folder / "data.jsonl"), "ds_type": "json", "type": DATASET}],
+            "datasets": [{"path": str(self.folder / data), "ds_type": "json", "type": DATASET}],
             "dataset_prepared_path": str(self.folder / "prepared"),
             "output_dir": str(self.folder / name),
         }
@@ -125,4 +132,5 @@ class Axolotl:
 
     def log_of(self, name: str) -> list[dict[str, float]]:
         states = sorted((self.folder / name).glob("checkpoint-*/trainer_state.json"), key=lambda p: p.stat().st_mtime)
-        return [entry for entry in json.loads(states[-1].read_text())["log_history"]]
+        log: list[dict[str, float]] = json.loads(states[-1].read_text())["log_history"]
+        return log

@@ -267,7 +267,9 @@ def test_what_goes_past_the_head_is_refused():
     type(model).forward, own = fused, type(model).forward
     try:
         attach(model, OTR)
-        with pytest.raises(RuntimeError, match="LlamaForCausalLM was called with labels, but its forward went past its"):
+        with pytest.raises(
+            RuntimeError, match="LlamaForCausalLM was called with labels, but its forward went past its"
+        ):
             model(**inputs)
     finally:
         type(model).forward = own
@@ -285,7 +287,9 @@ def test_a_head_that_does_more_is_refused_on_the_first_step():
     model, inputs = tiny("granite, logits_scaling"), batch()
     handle = attach(model, OTR)
     handle.finish = handle.finish._replace(logit_scale=1.0)
-    with pytest.raises(RuntimeError, match=r"differ from the model's own by .*the NLL is \d+\.\d+ by OTR and \d+\.\d+ by the model"):
+    with pytest.raises(
+        RuntimeError, match=r"differ from the model's own by .*the NLL is \d+\.\d+ by OTR and \d+\.\d+ by the model"
+    ):
         model(**inputs)
 
 

@@ -74,5 +74,7 @@ def test_an_adapter_that_is_switched_off():
 
 def test_dora_on_the_head_is_refused():
     model = adapted(target_modules=["lm_head"], use_dora=True)
-    with pytest.raises(ValueError, match="the adapter on the model's output head is a DoraLinearVariant; only plain LoRA"):
+    with pytest.raises(
+        ValueError, match="the adapter on the model's output head is a DoraLinearVariant; only plain LoRA"
+    ):
         attach(model, OTRConfig())

@@ -42,7 +42,7 @@ def test_every_key_has_help():
         ({"samples": True}, "samples should be a number, not true or false, got True"),
         ({"temperature": 0}, "temperature should be greater than or equal to 0.01, got 0"),
         ({"temperature": 101}, "temperature should be less than or equal to 100, got 101"),
-        ({"temperature": float("nan")}, "temperature should be less than or equal to 100, got nan"),
+        ({"temperature": float("nan")}, "temperature should be a finite number, got nan"),
         (
             {"temperature": "hot"},
             "temperature should be a valid number, unable to parse string as a number, got 'hot'",

@@ -1,5 +1,6 @@
 """The package as a stranger meets it: what importing costs, and whether the README tells the truth."""
 
+import importlib.util
 import json
 import re
 import subprocess
@@ -13,7 +14,7 @@ import otr_plugin
 from benchmarks import loss as bench
 from otr_plugin import OTRConfig
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parent.parent.parent
 README = (ROOT / "README.md").read_text()
 HOSTS = {"axolotl", "llamafactory", "trl", "swift", "transformers", "peft"}
 
@@ -30,7 +31,10 @@ def test_importing_the_package_imports_neither_torch_nor_a_host():
 
 
 def test_every_public_name_loads():
-    assert all(getattr(otr_plugin, name) for name in otr_plugin.__all__)
+    assert all(getattr(otr_plugin, name) for name in otr_plugin.__all__ if name != "OTRPlugin")
+    if importlib.util.find_spec("axolotl") is None:
+        with pytest.raises(RuntimeError, match=r"otr_plugin\.OTRPlugin cannot be imported: No module named 'axolotl'"):
+            _ = otr_plugin.OTRPlugin
     assert dir(otr_plugin) == sorted(otr_plugin.__all__)
     with pytest.raises(AttributeError, match="module 'otr_plugin' has no attribute 'nothing'"):
         _ = otr_plugin.nothing
