@@ -39,9 +39,9 @@ def core(session: nox.Session) -> None:
 @nox.session
 def axolotl(session: nox.Session) -> None:
     """Models of many families, and the real Axolotl, with the plugin added to its environment."""
-    # torch first: Axolotl's own range would let pip take a build with gigabytes of CUDA.
     install(session, "axolotl", "torch", constraints="axolotl")
-    session.install("--quiet", "--no-deps", "-e", ".")
+    # Under the same constraints: a version that the plugin changed would be an error.
+    install(session, "axolotl", "-e", ".", constraints="axolotl")
     session.run("pytest", *(session.posargs or ["tests/model", "tests/axolotl"]))
 
 

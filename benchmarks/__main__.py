@@ -1,16 +1,17 @@
-"""python -m benchmarks loss: time and memory of the loss, beside what else there is."""
+"""python -m benchmarks loss | axolotl: what OTR costs, measured beside what else there is."""
 
 from __future__ import annotations
 
 import argparse
 
-from benchmarks import loss
+from benchmarks import axolotl, loss
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks")
     commands = parser.add_subparsers(required=True)
     loss.add_to(commands.add_parser("loss", help="the loss on this machine's CPU: time and peak memory"))
+    axolotl.add_to(commands.add_parser("axolotl", help="a step in the real Axolotl, with the plugin and without"))
     args = parser.parse_args()
     args.run(args)
 

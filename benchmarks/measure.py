@@ -7,6 +7,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import shlex
 import statistics
 import subprocess
 import sys
@@ -54,29 +55,35 @@ def _peak_megabytes_here(contender: str, size: Size, trainable: bool) -> float:
     step = available()[contender]
     step(Case.make(Size(64, 64, 1000), trainable))  # threads, libraries and their own buffers
     case = Case.make(size, trainable)
-    before = _status("VmRSS")
-    Path("/proc/self/clear_refs").write_text("5")  # the high-water mark starts again from here
+    before = status("VmRSS")
+    reset_peak()
     step(case)
-    return (_status("VmHWM") - before) / 1024
+    return (status("VmHWM") - before) / 1024
 
 
-def _status(key: str) -> int:
+def reset_peak() -> None:
+    """This process's high-water mark starts again from here."""
+    Path("/proc/self/clear_refs").write_text("5")
+
+
+def status(key: str) -> int:
+    """A figure of this process's memory, in KB."""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith(f"{key}:"):
             return int(line.split()[1])
     raise RuntimeError(f"/proc/self/status has no {key}; memory is measured on Linux only")
 
 
-def circumstances(command: str) -> dict[str, Any]:
+def circumstances(packages: Sequence[str]) -> dict[str, Any]:
     """What a figure needs beside it: machine, versions, date, and the command that made it."""
     versions = {"python": platform.python_version()}
-    for name in ("torch", "trl"):
+    for name in packages:
         try:
             versions[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             versions[name] = "not installed"
     return {
-        "command": command,
+        "command": shlex.join(["python", "-m", "benchmarks", *sys.argv[1:]]),
         "date": datetime.date.today().isoformat(),
         "machine": f"{_cpu()}, {os.cpu_count()} cores, {_memory()} GB",
         "threads": torch.get_num_threads(),

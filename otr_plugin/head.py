@@ -18,7 +18,6 @@ import hashlib
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
-from types import MethodType
 from typing import Any
 
 import torch
@@ -26,6 +25,7 @@ from torch import Tensor, nn
 
 from otr_plugin.config import OTRConfig
 from otr_plugin.first_step import FirstStep
+from otr_plugin.instance import Replaced
 from otr_plugin.loss import otr_loss
 from otr_plugin.metrics import COUNT, average, reduce_over_ranks
 from otr_plugin.projection import finish_of, project, refuse_unknown
@@ -96,18 +96,15 @@ class Handle:
 
         self.own_loss = model.loss_function
         self.loss_was_set = "_loss_function" in model.__dict__
-        self.replaced = [_replace(model, _model_forward), _replace(self.head, _head_forward)]
+        self.replaced = [Replaced(model, _model_forward), Replaced(self.head, _head_forward)]
         for module in (model, self.head):
             setattr(module, MARK, self)
         model.loss_function = self.at_loss
 
     def detach(self) -> None:
         """The model is as it was."""
-        for module, name, before in self.replaced:
-            if before is None:
-                delattr(module, name)
-            else:
-                setattr(module, name, before)
+        for replaced in self.replaced:
+            replaced.undo()
         if self.loss_was_set:
             self.model.loss_function = self.own_loss
         else:
@@ -176,19 +173,18 @@ class Handle:
         training = self.model.training
         config = self.config if training else self.evaluation
         uniforms = self.uniforms(len(flat), hidden.device) if config.draws else None
+        items = _at_least_one(call.num_items)
         out = otr_loss(
             projection.hidden,
             projection.weight,
             flat,
             config,
             bias=projection.bias,
-            num_items=call.num_items,
+            num_items=items,
             uniforms=uniforms,
             **self.finish._asdict(),
         )
-        items = call.num_items if call.num_items is not None else out.metrics[COUNT].clamp(min=1)
-        if isinstance(items, Tensor):
-            items = items.to(out.loss.device)
+        items = out.metrics[COUNT].clamp(min=1) if items is None else items
         # The value people compare is the NLL's; the gradient is the objective's.
         call.loss = out.metrics["nll"] / items + (out.loss - out.loss.detach())
         if training:
@@ -226,6 +222,13 @@ class Handle:
         return torch.rand(positions, self.config.samples, device=device, generator=generator)
 
 
+def _at_least_one(num_items: Any) -> Any:
+    """A global batch without a trained token has loss 0, not 0 / 0."""
+    if isinstance(num_items, Tensor):
+        return num_items.clamp(min=1)
+    return num_items if num_items is None else max(num_items, 1)
+
+
 def _shifted(call: Call, hidden: Tensor) -> Tensor:
     """Each position's label is the next position's token, as transformers' own loss has it."""
     labels = call.shift_labels
@@ -238,31 +241,6 @@ def _shifted(call: Call, hidden: Tensor) -> Tensor:
             f"{list(labels.shape)}. Expected one for each label (logits_to_keep is not understood in training)."
         )
     return labels
-
-
-def _replace(module: Any, make: Callable[[Callable[..., Any]], Callable[..., Any]]) -> tuple[Any, str, Any]:
-    """Put make(forward) where the instance's forward is called; return what undoes that.
-
-    Where accelerate has hooked a module, that is `_old_forward`, which its hook calls. What is put there is a
-    method over a function: copies of the module are then bound to themselves, and accelerate can wrap it.
-    """
-    name = "_old_forward" if hasattr(module, "_hf_hook") and hasattr(module, "_old_forward") else "forward"
-    before = module.__dict__.get(name)
-    original = getattr(module, name)
-    own = getattr(original, "__func__", None) or _ignoring_self(original)
-    new = functools.update_wrapper(make(own), own)
-    # Hosts read the signature here. And they take wrappers off as far as __wrapped__ leads: not past this one.
-    new.__signature__ = inspect.signature(own)  # type: ignore[attr-defined]
-    del new.__wrapped__
-    setattr(module, name, MethodType(new, module))
-    return module, name, before
-
-
-def _ignoring_self(bound: Callable[..., Any]) -> Callable[..., Any]:
-    def own(self: Any, *args: Any, **kwargs: Any) -> Any:
-        return bound(*args, **kwargs)
-
-    return own
 
 
 def _model_forward(own: Callable[..., Any]) -> Callable[..., Any]:

@@ -1,6 +1,6 @@
 import pytest
 
-from .host import Axolotl
+from benchmarks.axolotl_host import Axolotl
 
 
 @pytest.fixture(scope="session")

@@ -9,9 +9,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from benchmarks.axolotl_host import BIN, ENV
 from otr_plugin.metrics import NAMES, PREFIX
-
-from .host import BIN, ENV
 
 PACKED = {"sample_packing": True, "pad_to_sequence_len": True, "sequence_len": 128}
 METRICS = {PREFIX + name for name in NAMES}
@@ -134,3 +133,24 @@ def test_evaluate_and_preprocess(axolotl):
 
     assert figures(ours) == pytest.approx(figures(plain), rel=1e-6)
     assert figures(ours)
+
+
+def test_sweeps_reach_the_settings(axolotl):
+    sweep = axolotl.folder / "sweep.yaml"
+    sweep.write_text("otr.samples: [8, 16]\n")
+    done = axolotl.call("train", str(axolotl.recipe("swept", plugins=["otr"], max_steps=1)), "--sweep", str(sweep))
+    for samples in (8, 16):
+        assert f"OTR is active: objective otr ({samples} samples" in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("launcher", ["torchrun", "python"])
+def test_launchers(axolotl, launcher):
+    path = axolotl.recipe(launcher, plugins=["otr_plugin.OTRPlugin"], max_steps=1)
+    done = axolotl.call("train", str(path), "--launcher", launcher, OTR_PLUGIN_AUTOLOAD="0")
+    assert "OTR is active" in done.stdout + done.stderr
+
+
+def test_metrics_reach_tensorboard(axolotl):
+    axolotl.train("board", plugins=["otr"], use_tensorboard=True, max_steps=2)
+    (events,) = (axolotl.folder / "board").rglob("events.out.tfevents.*")
+    assert all(f"train/{name}".encode() in events.read_bytes() for name in METRICS)

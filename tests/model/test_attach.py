@@ -309,3 +309,14 @@ def test_what_is_no_causal_language_model_is_refused():
         attach(torch.nn.Linear(2, 2), OTR)
     with pytest.raises(ValueError, match=r"got LlamaModel: get_output_embeddings\(\) gives no head"):
         attach(tiny("llama").model, OTR)
+
+
+def test_a_batch_without_a_trained_token_has_loss_zero():
+    model, inputs = tiny("llama"), batch()
+    inputs["labels"][:] = -100
+    attach(model, OTR)
+    for items in ({}, {"num_items_in_batch": 0}, {"num_items_in_batch": torch.tensor(0)}):
+        loss, gradients = step(model, **inputs, **items)
+        assert loss == 0
+        assert not any(gradient.any() for gradient in gradients.values())
+        assert gradients, "the loss is not connected to the model"

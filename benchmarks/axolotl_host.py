@@ -1,4 +1,4 @@
-"""Runs the real `axolotl` command on a tiny model of its own, on a CPU."""
+"""Runs the real `axolotl` command on a model of its own, on a CPU: for tests, and to be measured."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ import yaml
 BIN = Path(sys.executable).parent
 ENV = {
     **os.environ,
+    "PYTHONPATH": str(Path(__file__).parent.parent),  # for axolotl_probe
     "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",  # axolotl starts `accelerate`
     "AXOLOTL_DO_NOT_TRACK": "1",
     "HF_HUB_OFFLINE": "1",
@@ -93,13 +94,14 @@ DATASET = {
 class Axolotl:
     """One folder with a model, data and the runs that used them."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, examples: int = 64) -> None:
         self.folder = folder
         make_model(folder / "model")
-        make_data(folder / "data.jsonl")
+        make_data(folder / "data.jsonl", examples)
         make_data(folder / "even.jsonl", digits=3)  # every answer is equally long
 
-    def recipe(self, name: str, data: str = "data.jsonl", **changes: Any) -> Path:
+    def recipe(self, name: str, **changes: Any) -> Path:
+        data = changes.pop("data", "data.jsonl")
         recipe = CPU_RECIPE | {
             "base_model": str(self.folder / "model"),
             "datasets": [{"path": str(self.folder / data), "ds_type": "json", "type": DATASET}],
