@@ -1,4 +1,4 @@
-"""python -m benchmarks loss | axolotl: what OTR costs, measured beside what else there is."""
+"""What OTR costs and what it does, measured beside what else there is: python -m benchmarks --help."""
 
 from __future__ import annotations
 

@@ -101,11 +101,19 @@ class LinearLoss(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad_loss: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
         scale = grad_loss / ctx.items
+        # Where nobody asks for this gradient again, no second one the size of the weight is made.
+        multiply = torch.mul if _backward_may_be_repeated() else Tensor.mul_
         gradients = [
-            None if gradient is None else (gradient * scale).to(dtype)
+            None if gradient is None else multiply(gradient, scale).to(dtype)
             for gradient, dtype in zip(ctx.saved_tensors, ctx.dtypes, strict=True)
         ]
         return *gradients, None, None
+
+
+def _backward_may_be_repeated() -> bool:
+    """Whether the backward under way was called with retain_graph=True. Where PyTorch does not tell: maybe."""
+    ask = getattr(torch._C._autograd, "_get_current_graph_task_keep_graph", None)
+    return ask is None or bool(ask())
 
 
 def chunk_size(count: int, bytes_a_row: int, chunk_tokens: int | str) -> int:
