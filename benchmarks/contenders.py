@@ -100,7 +100,7 @@ def available() -> dict[str, Contender]:
         CROSS_ENTROPY: whole_cross_entropy,
     }
     if hasattr(F, "linear_cross_entropy"):
-        contenders["F.linear_cross_entropy"] = pytorch_linear_cross_entropy
+        contenders["F.linear_cross_entropy, chunks of 512"] = pytorch_linear_cross_entropy
     if importlib.util.find_spec("trl") is not None:
         contenders["TRL's fused head"] = trl_fused_head
     return contenders | {

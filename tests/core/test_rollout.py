@@ -30,6 +30,15 @@ def test_the_same_counts_as_the_specification(v, sharpness, samples):
     assert torch.equal(draw_counts(q, label, uniforms), count_draws(q, label, uniforms))
 
 
+def test_a_tile_starts_where_float64_says():
+    """Many tiles and many draws: with starts rounded to float32, some of these draws would fall beside their token."""
+    g = torch.Generator().manual_seed(11)
+    q = torch.rand(300, 40_001, generator=g, dtype=torch.float64)
+    q /= q.sum(-1, keepdim=True)
+    label, uniforms = torch.randint(0, 40_001, (300,), generator=g), torch.rand(300, 400, generator=g).double()
+    assert torch.equal(draw_counts(q, label, uniforms), count_draws(q, label, uniforms))
+
+
 @pytest.mark.parametrize("samples", [100, 1000])
 def test_in_float32_only_draws_at_an_edge_differ(samples):
     g = torch.Generator().manual_seed(1)

@@ -1,5 +1,7 @@
 """Two ranks, each with half the batch: the gradients and the logged averages of one process with all of it."""
 
+import time
+
 import pytest
 import torch
 import torch.distributed as dist
@@ -29,19 +31,15 @@ def items():
 
 def work(rank, store, name, kind, out):
     dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=RANKS)
+    train(rank, name, kind, out)  # what it wraps is gone before the group is
+    dist.destroy_process_group()
+
+
+def train(rank, name, kind, out):
     model = tiny(name)
     handle = attach(model, CONFIG)
     handle.rank = rank
-    if kind == "ddp":
-        wrapped = DistributedDataParallel(model)
-    else:
-        from torch.distributed.device_mesh import init_device_mesh
-        from torch.distributed.fsdp import fully_shard
-
-        mesh = init_device_mesh("cpu", (RANKS,))
-        for layer in model.model.layers:
-            fully_shard(layer, mesh=mesh)
-        wrapped = fully_shard(model, mesh=mesh)
+    wrapped = DistributedDataParallel(model) if kind == "ddp" else shard(model)
     output = wrapped(**halves(inputs(), rank), num_items_in_batch=items())
     (output.loss * RANKS).backward()  # both average gradients over ranks, as hosts know
     gradients = {}
@@ -49,18 +47,34 @@ def work(rank, store, name, kind, out):
         gradient = parameter.grad
         gradients[parameter_name] = gradient.full_tensor() if hasattr(gradient, "full_tensor") else gradient
     metrics = handle.take_metrics()
-    if rank == 0:
-        torch.save((gradients, metrics), out)
     draws = [torch.zeros(5, CONFIG.samples) for _ in range(RANKS)]
     dist.all_gather(draws, handle.uniforms(5, torch.device("cpu")))
     assert not torch.equal(*draws), "ranks draw alike"
-    dist.destroy_process_group()
+    if rank == 0:
+        torch.save((gradients, metrics), out)
+
+
+def shard(model):
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
+    mesh = init_device_mesh("cpu", (RANKS,))
+    for layer in model.model.layers:
+        fully_shard(layer, mesh=mesh)
+    return fully_shard(model, mesh=mesh)
 
 
 @pytest.mark.parametrize("kind", ["ddp", "fsdp2"])
 @pytest.mark.parametrize("name", ["llama", "llama, tied"])
 def test_two_ranks_are_one_process(name, kind, tmp_path):
-    mp.spawn(work, (str(tmp_path / "store"), name, kind, str(tmp_path / "out")), nprocs=RANKS)
+    ranks = mp.spawn(work, (str(tmp_path / "store"), name, kind, str(tmp_path / "out")), nprocs=RANKS, join=False)
+    deadline = time.monotonic() + 180
+    try:
+        while not ranks.join(timeout=1):
+            assert time.monotonic() < deadline, "a rank hangs"
+    finally:
+        for process in ranks.processes:
+            process.kill()
     gradients, metrics = torch.load(tmp_path / "out", weights_only=False)
     model = tiny(name)
     handle = attach(model, CONFIG)
