@@ -77,7 +77,8 @@ class FirstStep:
 
 class _without_dropout:  # noqa: N801 - a context manager, named for what the block is
     def __init__(self, head: torch.nn.Module) -> None:
-        self.modes = {module: module.training for module in head.modules()}
+        # Only these: bitsandbytes' 4-bit layers repack their weight when they are called in eval mode.
+        self.modes = {m: m.training for m in head.modules() if isinstance(m, torch.nn.Dropout)}
 
     def __enter__(self) -> None:
         for module in self.modes:

@@ -6,6 +6,7 @@ adapter on it) is what the loss sees.
 
 from __future__ import annotations
 
+import copy
 from typing import Any, NamedTuple
 
 import torch
@@ -80,10 +81,13 @@ def _lora(head: Any, hidden: Tensor) -> Projection:
 
 
 def _four_bit(head: Any, hidden: Tensor) -> Projection:
-    from bitsandbytes.functional import dequantize_4bit
+    from bitsandbytes import functional
 
     dtype = head.compute_dtype or hidden.dtype
-    weight = dequantize_4bit(head.weight.data, head.weight.quant_state).to(dtype)
+    data, state = head.weight.data, head.weight.quant_state
+    if getattr(state, "packing_format_for_cpu", False):  # how a call in eval mode leaves it on some CPUs
+        data, state = functional._convert_weight_packed_for_cpu_inverse(data, copy.copy(state))
+    weight = functional.dequantize_4bit(data, state).to(dtype)
     return Projection(hidden.to(dtype), weight, None if head.bias is None else head.bias.to(dtype))
 
 

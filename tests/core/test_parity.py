@@ -12,6 +12,9 @@ import pytest
 import torch
 
 from otr_plugin import OTRConfig, otr_loss
+from otr_plugin.loss.reference import otr_loss_on_logits
+from otr_plugin.loss.rows_torch import rows
+from otr_plugin.metrics import NAMES
 
 from .problems import error, native, ours, problem, truth, truth_of_draws, units
 
@@ -133,8 +136,8 @@ def test_micro_batches_add_up_to_the_batch():
     items = int((p.labels != -100).sum())
     whole = ours(p, config)
     total = {name: torch.zeros_like(t) for name, t in p.leaves.items()}
-    for rows in (slice(0, 5), slice(5, 6), slice(6, 24)):
-        out = otr_loss(p.hidden[rows], p.weight, p.labels[rows], config, num_items=items, uniforms=p.uniforms[rows])
+    for some in (slice(0, 5), slice(5, 6), slice(6, 24)):
+        out = otr_loss(p.hidden[some], p.weight, p.labels[some], config, num_items=items, uniforms=p.uniforms[some])
         for (name, _), part in zip(
             p.leaves.items(), torch.autograd.grad(out.loss, list(p.leaves.values())), strict=True
         ):
@@ -222,6 +225,32 @@ def test_logits_of_any_size(size):
         config = OTRConfig(**{"samples": 32} | settings)
         p = problem(12, 8, 130, samples=config.samples, sharpness=size, seed=22)
         check(p, config, torch.float32)
+
+
+@pytest.mark.parametrize("sharpness", [0.0, 1.0, 3.0])
+def test_a_long_row_is_summed_to_rounding(sharpness):
+    """151,936 terms one after the other in float32, as softmax adds them, are off by up to 8e-6."""
+    v = 151_936
+    raw = torch.randn(6, v, generator=torch.Generator().manual_seed(25)) * sharpness
+    labels = raw.topk(6).indices.diagonal()
+    exact = raw.double().requires_grad_()
+    loss, metrics = otr_loss_on_logits(exact, labels, OTRConfig(objective="sft"), num_items=1)
+    (want,) = torch.autograd.grad(loss, exact)
+    logits, stats = raw.clone(), torch.empty(6, len(NAMES))
+    rows(
+        logits,
+        labels,
+        None,
+        stats,
+        OTRConfig(objective="sft"),
+        vocabulary=v,
+        logit_scale=1.0,
+        softcap=None,
+        with_grad=True,
+    )
+    assert abs(stats[:, 0].double().sum() - metrics["nll"]) / 6 < 2e-6
+    unlike_the_label = want.scatter(1, labels.unsqueeze(1), 0)
+    assert ((logits.double() - want) / want)[unlike_the_label > 0].abs().max() < 1.5e-6
 
 
 def test_flat_and_tied_logits():

@@ -68,9 +68,13 @@ def test_a_token_without_mass_is_never_drawn(u, samples):
             q = torch.zeros(1, 300, dtype=torch.float64)
             q[0, alive] = 1 / len(alive)
             for dtype in (torch.float32, torch.float64):
-                counts = draw_counts(q.to(dtype), torch.tensor([label]), torch.full((1, samples), u).double())
+                counts = draw_counts(
+                    q.to(dtype), torch.tensor([label]), torch.full((1, samples), u, dtype=torch.float64)
+                )
                 assert counts.sum() == samples
                 assert set(counts[0].nonzero().flatten().tolist()) <= set(alive)
+            expected = count_draws(q, torch.tensor([label]), torch.full((1, samples), u, dtype=torch.float64))
+            assert set(expected[0].nonzero().flatten().tolist()) <= set(alive)
 
 
 def chi_squared_p(counts, expected):
