@@ -49,7 +49,7 @@ def test_it_costs_about_a_millisecond(tmp_path):
     cached = {"PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "", "PYTHONPYCACHEPREFIX": str(tmp_path)}
     code = f"import os, time; t = time.perf_counter()\n{PTH}\nprint(time.perf_counter() - t)"
     seconds = [float(fresh(code, "-S", **cached)) for _ in range(15)]
-    assert statistics.median(seconds[1:]) < 0.001
+    assert statistics.median(seconds[1:]) < 0.002  # 0.5 ms on the machine this was written on
 
 
 @pytest.mark.parametrize("name", ["json", "axolotl.cli", "axolotl"])
