@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import statistics
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -85,12 +86,7 @@ def render(results: dict[str, Any]) -> str:
 
 
 def table(cells: list[dict[str, Any]]) -> list[str]:
-    head = [f"N={cell['n']}, D={cell['d']}, V={cell['v']}" for cell in cells]
-    lines = ["| | " + " | ".join(head) + " |", "|---|" + "---:|" * len(cells)]
-    for name in cells[0]["contenders"]:
-        figures = [cell["contenders"][name] for cell in cells]
-        shown = [f"{f['ratio']:.2f} × ({f['seconds']:.2f} s), {f['megabytes']:,.0f} MB" for f in figures]
-        lines.append(f"| {name} | " + " | ".join(shown) + " |")
+    lines = grid(cells, lambda f: f"{f['ratio']:.2f} × ({f['seconds']:.2f} s), {f['megabytes']:,.0f} MB")
     speedups = [f"{cell['by hand / sampled']:.2f} ×" for cell in cells]
     return [*lines, "| *by hand, as a multiple of ours: sampled* | " + " | ".join(speedups) + " |"]
 
@@ -98,12 +94,15 @@ def table(cells: list[dict[str, Any]]) -> list[str]:
 def readme_figures(results: dict[str, Any]) -> list[str]:
     """The README's table: frozen head, the sizes as they are in the results."""
     cells = [cell for cell in results["sizes"] if not cell["trainable"]]
+    lines = grid(cells, lambda f: f"{f['ratio']:.2f} ×, {f['megabytes']:,.0f} MB")
+    versions = ", ".join(f"{name} {version}" for name, version in results["versions"].items())
+    return [*lines, "", f"{results['machine']}; {versions}; {results['date']}; `{results['command']}`."]
+
+
+def grid(cells: list[dict[str, Any]], show: Callable[[dict[str, float]], str]) -> list[str]:
+    """A row a contender, a column a cell."""
     head = [f"N={cell['n']}, D={cell['d']}, V={cell['v']}" for cell in cells]
     lines = ["| | " + " | ".join(head) + " |", "|---|" + "---:|" * len(cells)]
     for name in cells[0]["contenders"]:
-        figures = [cell["contenders"][name] for cell in cells]
-        lines.append(
-            f"| {name} | " + " | ".join(f"{f['ratio']:.2f} ×, {f['megabytes']:,.0f} MB" for f in figures) + " |"
-        )
-    versions = ", ".join(f"{name} {version}" for name, version in results["versions"].items())
-    return [*lines, "", f"{results['machine']}; {versions}; {results['date']}; `{results['command']}`."]
+        lines.append(f"| {name} | " + " | ".join(show(cell["contenders"][name]) for cell in cells) + " |")
+    return lines

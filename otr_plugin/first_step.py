@@ -7,7 +7,8 @@ there logits and NLL are compared with OTR's. A mismatch refuses to train, with 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -75,15 +76,14 @@ class FirstStep:
             )
 
 
-class _without_dropout:  # noqa: N801 - a context manager, named for what the block is
-    def __init__(self, head: torch.nn.Module) -> None:
-        # Only these: bitsandbytes' 4-bit layers repack their weight when they are called in eval mode.
-        self.modes = {m: m.training for m in head.modules() if isinstance(m, torch.nn.Dropout)}
-
-    def __enter__(self) -> None:
-        for module in self.modes:
-            module.training = False
-
-    def __exit__(self, *_: Any) -> None:
-        for module, mode in self.modes.items():
+@contextmanager
+def _without_dropout(head: torch.nn.Module) -> Iterator[None]:
+    # Only these: bitsandbytes' 4-bit layers repack their weight when they are called in eval mode.
+    modes = {module: module.training for module in head.modules() if isinstance(module, torch.nn.Dropout)}
+    for module in modes:
+        module.training = False
+    try:
+        yield
+    finally:
+        for module, mode in modes.items():
             module.training = mode
