@@ -39,6 +39,7 @@ def core(session: nox.Session) -> None:
 @nox.session
 def axolotl(session: nox.Session) -> None:
     """Models of many families, and the real Axolotl, with the plugin added to its environment."""
+    session.log("Axolotl and all that it needs are installed here: some minutes, the first time")
     install(session, "axolotl", "torch", constraints="axolotl")
     # Under the same constraints: a version that the plugin changed would be an error.
     install(session, "axolotl", "-e", ".", constraints="axolotl")

@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import argparse
 
-from benchmarks import axolotl, loss
+from benchmarks import axolotl, loss, pretrain, quickstart
+
+COMMANDS = {
+    "loss": (loss, "the loss on this machine's CPU: time and peak memory"),
+    "axolotl": (axolotl, "a step in the real Axolotl, with the plugin and without"),
+    "quickstart": (quickstart, "a small model learns a new skill in Axolotl, by SFT and by OTR"),
+    "pretrain": (pretrain, "make that small model, from nothing"),
+}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks")
     commands = parser.add_subparsers(required=True)
-    loss.add_to(commands.add_parser("loss", help="the loss on this machine's CPU: time and peak memory"))
-    axolotl.add_to(commands.add_parser("axolotl", help="a step in the real Axolotl, with the plugin and without"))
+    for name, (module, what) in COMMANDS.items():
+        module.add_to(commands.add_parser(name, help=what, description=module.__doc__))
     args = parser.parse_args()
     args.run(args)
 

@@ -73,20 +73,25 @@ def run(args: argparse.Namespace) -> None:
 
 
 def render(results: dict[str, Any]) -> str:
-    versions = ", ".join(f"{name} {version}" for name, version in results["versions"].items())
     recipe, model = results["recipe"], results["model"]
-    made = f"`{results['command']}`, {results['date']}, {results['machine']}, {versions}."
     how = (
         f"A random Llama of 2 layers, width {model['hidden_size']}, vocabulary {model['vocab_size']}; LoRA, packed, "
         f"{recipe['sequence_len']} tokens a step, float32. Medians over the steps of {results['rounds']} runs of each, "
         "in turn; memory is the peak during steps beyond what the process held before them."
     )
-    lines = ["# A step in Axolotl on a CPU", "", made, "", how, ""]
-    lines += ["| | step | memory | time × plain | memory × plain |", "|---|---:|---:|---:|---:|"]
+    return "\n".join(["# A step in Axolotl on a CPU", "", measure.made(results), "", how, "", *table(results)]) + "\n"
+
+
+def table(results: dict[str, Any]) -> list[str]:
+    lines = ["| | step | memory | time × plain | memory × plain |", "|---|---:|---:|---:|---:|"]
     plain = results["contenders"][PLAIN]
     for name, figures in results["contenders"].items():
         time, memory = figures["seconds"] / plain["seconds"], figures["megabytes"] / plain["megabytes"]
         lines.append(
             f"| {name} | {figures['seconds']:.2f} s | {figures['megabytes']:,.0f} MB | {time:.2f} | {memory:.2f} |"
         )
-    return "\n".join(lines) + "\n"
+    return lines
+
+
+def readme_figures(results: dict[str, Any]) -> list[str]:
+    return [*table(results), "", measure.made(results)]

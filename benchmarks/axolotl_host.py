@@ -126,10 +126,12 @@ class Axolotl:
             raise AssertionError(f"axolotl {' '.join(arguments)} failed:\n{done.stdout[-3000:]}\n{done.stderr[-6000:]}")
         return done
 
-    def train(self, name: str, *arguments: str, **changes: Any) -> tuple[list[dict[str, float]], str]:
+    def train(
+        self, name: str, *arguments: str, env: dict[str, str] | None = None, **changes: Any
+    ) -> tuple[list[dict[str, float]], str]:
         """(what was logged at every step, everything that was printed)."""
         changes = {"save_strategy": "steps", "save_steps": 1000, "save_first_step": False} | changes
-        done = self.call("train", str(self.recipe(name, **changes)), *arguments)
+        done = self.call("train", str(self.recipe(name, **changes)), *arguments, **env or {})
         return self.log_of(name), done.stdout + done.stderr
 
     def log_of(self, name: str) -> list[dict[str, float]]:

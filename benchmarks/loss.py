@@ -69,15 +69,13 @@ def run(args: argparse.Namespace) -> None:
 
 def render(results: dict[str, Any]) -> str:
     """The page that a person reads, from the results alone."""
-    versions = ", ".join(f"{name} {version}" for name, version in results["versions"].items())
-    made = f"`{results['command']}`, {results['date']}, {results['machine']}, {results['threads']} threads, {versions}."
     how = (
         f"{results['dtype']}, forward and backward. Time is the median over {results['rounds']} interleaved rounds of "
         "the ratio to the bare GEMMs in the same round: two with a frozen head, three with a trainable one. Memory is "
         "the peak of one step above what the inputs take, in a process of its own. F.linear_cross_entropy and TRL's "
         "head compute plain cross entropy; left to itself the former takes chunks of 2 rows here, and minutes."
     )
-    lines = ["# The loss on a CPU", "", made, "", how]
+    lines = ["# The loss on a CPU", "", measure.made(results), "", how]
     for trainable in (False, True):
         cells = [cell for cell in results["sizes"] if cell["trainable"] == trainable]
         lines += ["", f"## {'Trainable' if trainable else 'Frozen'} head", "", *table(cells)]
@@ -95,8 +93,7 @@ def readme_figures(results: dict[str, Any]) -> list[str]:
     """The README's table: frozen head, the sizes as they are in the results."""
     cells = [cell for cell in results["sizes"] if not cell["trainable"]]
     lines = grid(cells, lambda f: f"{f['ratio']:.2f} ×, {f['megabytes']:,.0f} MB")
-    versions = ", ".join(f"{name} {version}" for name, version in results["versions"].items())
-    return [*lines, "", f"{results['machine']}; {versions}; {results['date']}; `{results['command']}`."]
+    return [*lines, "", measure.made(results)]
 
 
 def grid(cells: list[dict[str, Any]], show: Callable[[dict[str, float]], str]) -> list[str]:

@@ -92,6 +92,13 @@ def circumstances(packages: Sequence[str]) -> dict[str, Any]:
     }
 
 
+def made(results: dict[str, Any]) -> str:
+    """The line below a table that says where its figures come from."""
+    versions = ", ".join(f"{name} {version}" for name, version in results["versions"].items())
+    on = f"{results['machine']}, {results['threads']} threads"
+    return f"`{results['command']}`, {results['date']}; {on}; {versions}."
+
+
 def _cpu() -> str:
     def lines() -> Iterator[str]:
         for line in Path("/proc/cpuinfo").read_text().splitlines():

@@ -10,13 +10,7 @@ from axolotl.integrations.base import PluginManager, load_plugin
 
 from otr_plugin.hosts.axolotl import LOSS_ELSEWHERE, OTRPlugin
 
-
-@pytest.fixture(autouse=True)
-def fresh_plugins(monkeypatch):
-    monkeypatch.setattr(PluginManager, "_instance", None, raising=False)
-    PluginManager.get_instance().plugins.clear()
-    yield
-    PluginManager.get_instance().plugins.clear()
+pytestmark = pytest.mark.usefixtures("fresh_plugins")
 
 
 def load(axolotl, **changes):

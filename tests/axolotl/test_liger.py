@@ -1,0 +1,36 @@
+"""Liger's norm, rope and SwiGLU kernels beside OTR: run for real, in Triton's interpreter."""
+
+from pathlib import Path
+
+import pytest
+
+from benchmarks.axolotl_host import ENV
+
+from .test_train import losses
+
+HERE = Path(__file__).parent
+ENVIRONMENT = {"TRITON_INTERPRET": "1", "PYTHONPATH": f"{ENV['PYTHONPATH']}:{HERE}"}
+LIGER = ["on_cpu.Liger", "axolotl.integrations.liger.LigerPlugin"]
+KERNELS = {"liger_rope": True, "liger_rms_norm": True, "liger_glu_activation": True, "max_steps": 2}
+
+
+def test_sft_with_ligers_kernels_is_the_hosts_own_training(axolotl):
+    plain, _ = axolotl.train("plain", env=ENVIRONMENT, plugins=LIGER, **KERNELS)
+    ours, printed = axolotl.train(
+        "ours", env=ENVIRONMENT, plugins=[*LIGER, "otr"], otr={"objective": "sft"}, **KERNELS
+    )
+    assert "OTR is active: objective sft" in printed
+    assert len(losses(plain)) == 2
+    for (loss, norm), (own_loss, own_norm) in zip(losses(ours), losses(plain), strict=True):
+        assert loss == pytest.approx(own_loss, rel=2e-6)
+        assert norm == pytest.approx(own_norm, rel=2e-5)
+
+
+def test_the_kernels_do_run(axolotl):
+    """Without an interpreter and without a GPU they cannot."""
+    done = axolotl.call(
+        "train", str(axolotl.recipe("no interpreter", plugins=[*LIGER, "otr"], **KERNELS)), check=False,
+        PYTHONPATH=ENVIRONMENT["PYTHONPATH"],
+    )  # fmt: skip
+    assert done.returncode != 0
+    assert "liger_kernel" in done.stderr
