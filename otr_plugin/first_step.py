@@ -54,6 +54,13 @@ class FirstStep:
     def compare(self, processed: Tensor) -> None:
         """processed: what the model made of the head's own output, as its loss_function receives it."""
         processed = processed.detach().float().reshape(-1, processed.shape[-1])
+        model = type(self.handle.model).__name__
+        if processed.shape != self.logits.shape:
+            raise RuntimeError(
+                f"otr: {model} makes logits of shape {list(processed.shape)} of the {list(self.logits.shape)} that its "
+                "head gives, and OTR does not know how its loss would be computed from them. It cannot be trained with "
+                "OTR."
+            )
         loss = self.handle.own_loss(
             logits=processed.unsqueeze(0),
             labels=None,
@@ -61,14 +68,13 @@ class FirstStep:
             vocab_size=processed.shape[-1],
         )
         size = self.logits.abs().max().clamp(min=1e-3)
-        off = ((processed - self.logits).abs().max() / size).item() if processed.shape == self.logits.shape else 1.0
+        off = ((processed - self.logits).abs().max() / size).item()
         allowed = max(1e-4, 4 * torch.finfo(self.own_logits.dtype).eps)
         nll_off = abs(self.nll.item() - float(loss)) / max(1.0, size.item())
         if not (off <= allowed and nll_off <= allowed):
-            model = self.handle.model
             raise RuntimeError(
                 f"otr: on the first {len(self.labels)} trained positions, the logits that OTR computes from "
-                f"{type(model).__name__}'s head differ from the model's own by {off:.1%} of the largest (allowed: "
+                f"{model}'s head differ from the model's own by {off:.1%} of the largest (allowed: "
                 f"{allowed:.2%}); the NLL is {self.nll.item():.6f} by OTR and {float(loss):.6f} by the model. The "
                 "model does something to its head's output that OTR does not know of, so its loss would be wrong. "
                 f"OTR took logit_scale {self.handle.finish.logit_scale} and softcap {self.handle.finish.softcap} from "

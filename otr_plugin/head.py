@@ -28,7 +28,7 @@ from otr_plugin.first_step import FirstStep
 from otr_plugin.instance import Replaced
 from otr_plugin.loss import otr_loss
 from otr_plugin.metrics import COUNT, average, reduce_over_ranks
-from otr_plugin.projection import finish_of, project, refuse_unknown
+from otr_plugin.projection import device_of, finish_of, project, refuse_unknown
 
 MARK = "_otr_handle"
 IGNORED = -100
@@ -146,6 +146,14 @@ class Handle:
         call = self.call = Call(labels, shift_labels, given.get("num_items_in_batch"))
         try:
             output = forward(*args, **kwargs)
+        except Exception as error:
+            if call.loss is None or call.taken:
+                raise
+            raise RuntimeError(
+                f"otr: {type(self.model).__name__} failed between its output head, which OTR replaces, and its "
+                f"loss_function, which it did not reach: {error}. Most likely it computes its loss by itself, and OTR "
+                "cannot put its own in place. It cannot be trained with OTR."
+            ) from error
         finally:
             self.call = None
         if not call.taken:
@@ -168,11 +176,12 @@ class Handle:
         if call is None or call.loss is not None:
             return forward(hidden)
         labels = _shifted(call, hidden)
-        flat = labels.reshape(-1).to(hidden.device)
-        projection = project(self.head, hidden.reshape(-1, hidden.shape[-1]))
+        device = device_of(self.head)
+        flat = labels.reshape(-1).to(device)
+        projection = project(self.head, hidden.reshape(-1, hidden.shape[-1]).to(device))
         training = self.model.training
         config = self.config if training else self.evaluation
-        uniforms = self.uniforms(len(flat), hidden.device) if config.draws else None
+        uniforms = self.uniforms(len(flat), device) if config.draws else None
         items = _at_least_one(call.num_items)
         out = otr_loss(
             projection.hidden,
@@ -193,8 +202,8 @@ class Handle:
                 self.sums[name] = self.sums[name] + value if name in self.sums else value
             if not self.checked:
                 call.check = FirstStep.begin(self, forward, hidden, labels)
-                self.checked = True
                 if call.check is not None:
+                    self.checked = True
                     return call.check.own_logits
         return hidden[..., :1]
 
@@ -209,10 +218,10 @@ class Handle:
                 )
             whole: Tensor = self.own_loss(*args, **kwargs)
             return whole
+        call.taken = True
         if call.check is not None:
             logits = args[0] if args else kwargs["logits"]
             call.check.compare(logits)
-        call.taken = True
         return call.loss
 
     def uniforms(self, positions: int, device: torch.device) -> Tensor:

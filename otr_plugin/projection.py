@@ -43,6 +43,17 @@ def project(head: Any, hidden: Tensor) -> Projection:
     return Projection(hidden, head.weight, head.bias)
 
 
+def device_of(head: Any) -> torch.device:
+    """Where the product happens: elsewhere than the hidden states are, where a model is split over devices."""
+    device: torch.device = next(head.parameters()).device
+    if device.type == "meta":
+        raise ValueError(
+            "otr: the weight of the model's output head is on no device: it is offloaded, and fetched only for the "
+            "head's own call, which OTR takes the place of. Keep lm_head on a device (device_map)."
+        )
+    return device
+
+
 def refuse_unknown(head: Any) -> None:
     """Raise what `project` would raise, without a batch."""
     project(head, torch.zeros(0, head.in_features) if hasattr(head, "in_features") else torch.zeros(0, 0))
@@ -102,6 +113,7 @@ class Finish(NamedTuple):
 MULTIPLIERS = ("logit_scale", "lm_head_multiplier", "output_multiplier")  # Cohere, Falcon-H1, Muse
 DIVISORS = ("logits_scaling",)  # Granite
 SOFTCAPS = ("final_logit_softcapping", "logits_soft_cap")  # Gemma, RecurrentGemma
+DIVIDE_HIDDEN_STATES = ("minicpm3",)  # have a divisor, and apply it before the head
 
 
 def finish_of(config: Any) -> Finish:
@@ -110,7 +122,7 @@ def finish_of(config: Any) -> Finish:
     scale, softcap = 1.0, None
     for name in MULTIPLIERS:
         scale *= _number(text, name) or 1.0
-    for name in DIVISORS:
+    for name in DIVISORS if text.model_type not in DIVIDE_HIDDEN_STATES else ():
         scale /= _number(text, name) or 1.0
     for name in SOFTCAPS:
         softcap = _number(text, name) or softcap

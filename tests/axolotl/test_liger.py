@@ -16,9 +16,7 @@ KERNELS = {"liger_rope": True, "liger_rms_norm": True, "liger_glu_activation": T
 
 def test_sft_with_ligers_kernels_is_the_hosts_own_training(axolotl):
     plain, _ = axolotl.train("plain", env=ENVIRONMENT, plugins=LIGER, **KERNELS)
-    ours, printed = axolotl.train(
-        "ours", env=ENVIRONMENT, plugins=[*LIGER, "otr"], otr={"objective": "sft"}, **KERNELS
-    )
+    ours, printed = axolotl.train("ours", env=ENVIRONMENT, plugins=[*LIGER, "otr"], otr={"objective": "sft"}, **KERNELS)
     assert "OTR is active: objective sft" in printed
     assert len(losses(plain)) == 2
     for (loss, norm), (own_loss, own_norm) in zip(losses(ours), losses(plain), strict=True):

@@ -46,9 +46,13 @@ def test_two_ranks_are_one_with_twice_the_batch(axolotl):
 def test_a_ray_worker_knows_the_plugin(axolotl, tmp_path):
     """Ray pickles a recipe that was read elsewhere, and calls this function of Axolotl's in a new process."""
     recipe = axolotl.recipe("rayed", plugins=["otr"], otr={"samples": 16}, use_ray=True, max_steps=1)
-    read = "from axolotl.cli.config import load_cfg; import pickle; from axolotl.cli.args import TrainerCliArgs as Args;"
+    read = (
+        "from axolotl.cli.config import load_cfg; import pickle; from axolotl.cli.args import TrainerCliArgs as Args;"
+    )
     read += f"pickle.dump({{'cfg': load_cfg({str(recipe)!r}).to_dict(), 'cli_args': Args()}}, open('sent', 'wb'))"
-    work = "from axolotl.cli.train import ray_train_func; import pickle; ray_train_func(pickle.load(open('sent', 'rb')))"
+    work = (
+        "from axolotl.cli.train import ray_train_func; import pickle; ray_train_func(pickle.load(open('sent', 'rb')))"
+    )
     for code in (read, work):
         done = subprocess.run(
             [sys.executable, "-c", code], cwd=tmp_path, env=ENV, capture_output=True, text=True, check=False

@@ -293,6 +293,23 @@ def test_a_head_that_does_more_is_refused_on_the_first_step():
         model(**inputs)
 
 
+def test_the_check_waits_for_a_batch_that_trains_something():
+    model, inputs = tiny("granite, logits_scaling"), batch()
+    handle = attach(model, OTR)
+    handle.finish = handle.finish._replace(logit_scale=1.0)
+    model(**inputs | {"labels": torch.full_like(inputs["labels"], -100)})
+    with pytest.raises(RuntimeError, match="differ from the model's own by"):
+        model(**inputs)
+
+
+def test_an_offloaded_head_is_refused_with_the_reason():
+    model, inputs = tiny("llama"), batch()
+    model.lm_head.to("meta")
+    attach(model, OTR)  # a host may fill it later
+    with pytest.raises(ValueError, match="the weight of the model's output head is on no device: it is offloaded"):
+        model(**inputs)
+
+
 def test_an_unknown_head_is_refused_with_the_reason():
     class Doubling(torch.nn.Linear):
         def forward(self, x):

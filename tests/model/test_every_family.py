@@ -1,0 +1,154 @@
+"""Every causal language model of transformers that can be made small: OTR's `sft` is its own loss and gradients.
+
+A family is skipped if no small model of it can be made or run here, without OTR. One that OTR cannot train has to be
+refused with the reason.
+"""
+
+import contextlib
+
+import pytest
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+from otr_plugin import OTRConfig, attach
+
+from .families import TINY, batch
+from .test_attach import same, step
+
+SMALL = 30_000_000  # parameters
+MOE = {
+    "n_routed_experts": 4,
+    "num_experts": 4,
+    "num_local_experts": 4,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 24,
+    "shared_expert_intermediate_size": 24,
+    "n_shared_experts": 1,
+    "n_group": 1,
+    "topk_group": 1,
+    "first_k_dense_replace": 1,
+    "router_jitter_noise": 0.0,
+    "input_jitter_noise": 0.0,
+}
+LATENT = {"q_lora_rank": 8, "kv_lora_rank": 8, "qk_rope_head_dim": 8, "qk_nope_head_dim": 8, "v_head_dim": 8}
+OLDER = {
+    "n_embd": 32,
+    "n_layer": 2,
+    "n_head": 4,
+    "n_positions": 64,
+    "n_ctx": 64,
+    "rotary_dim": 4,
+    "d_model": 32,
+    "ffn_dim": 48,
+    "word_embed_proj_dim": 32,
+    "num_layers": 2,
+}
+DROPOUTS = (
+    *("resid_pdrop", "embd_pdrop", "attn_pdrop", "attention_dropout", "hidden_dropout", "dropout", "layerdrop"),
+    *("activation_dropout", "attention_probs_dropout_prob", "hidden_dropout_prob", "residual_dropout"),
+    *("embedding_dropout", "classifier_dropout"),
+)
+MAMBA = {
+    "state_size": 8,
+    "mamba_d_ssm": 32,
+    "mamba_n_heads": 4,
+    "mamba_d_head": 16,
+    "mamba_d_state": 8,
+    "mamba_n_groups": 1,
+    "mamba_chunk_size": 8,
+    "chunk_size": 8,
+}
+LINEAR = {
+    "layer_types": ["linear_attention", "full_attention"],
+    "linear_num_key_heads": 2,
+    "linear_num_value_heads": 4,
+    "linear_key_head_dim": 8,
+    "linear_value_head_dim": 8,
+}
+NO_HEAD_DIM = {"num_key_value_heads": 4, "head_dim": None}
+# What a family needs beyond the general: mostly one layer of each of its kinds.
+PARTICULAR = {
+    **dict.fromkeys(
+        ("deepseek_v2", "deepseek_v3", "glm4_moe_lite", "minicpm3", "youtu", "axk1"), MOE | LATENT | NO_HEAD_DIM
+    ),
+    **dict.fromkeys(("qwen3_next", "qwen3_5_text", "qwen3_5_moe_text"), MOE | LINEAR),
+    "bamba": MAMBA | {"attn_layer_indices": [1]},
+    "falcon_h1": MAMBA | {"mamba_d_head": 8, "lm_head_multiplier": 0.3},
+    "gemma4_text": {"layer_types": ["sliding_attention", "full_attention"], "num_kv_shared_layers": 0}
+    | {"hidden_size_per_layer_input": 8, "vocab_size_per_layer_input": 97, "final_logit_softcapping": 2.0},
+    "granite": {"logits_scaling": 3.0},
+    "jamba": MOE
+    | {"attn_layer_offset": 1, "attn_layer_period": 2, "expert_layer_offset": 1, "use_mamba_kernels": False},
+    "lfm2": {"layer_types": ["conv", "full_attention"]},
+    "lfm2_moe": MOE | {"layer_types": ["conv", "full_attention"], "num_dense_layers": 1},
+    "mamba2": {"state_size": 8, "num_heads": 8, "head_dim": 8, "n_groups": 1, "chunk_size": 8},
+    "nemotron_h": {"hybrid_override_pattern": "M*"},
+    "recurrent_gemma": {"block_types": ["recurrent", "attention"], "lru_width": 32, "logits_soft_cap": 2.0},
+    "zamba2": {"mamba_d_state": 8, "mamba_headdim": 16, "n_mamba_heads": 4, "mamba_ngroups": 1, "chunk_size": 8}
+    | {"layers_block_type": ["mamba", "hybrid"], "num_mem_blocks": 1, "adapter_rank": 4},
+}
+REFUSED = {
+    "otr: .* failed between its output head, which OTR replaces, and its loss_function, which it did not reach": (
+        *("cpmant", "falcon_mamba", "mamba", "modernbert-decoder", "trocr", "xlm", "xlnet"),
+    ),
+    r"otr: MoshiForCausalLM makes logits of shape \[7, 97\] of the \[8, 97\] that its head gives": ("moshi",),
+    "otr: the head was given hidden states of shape .* for labels of shape": ("prophetnet",),
+}
+WHY_REFUSED = {family: why for why, families in REFUSED.items() for family in families}
+
+
+def small_config(family):
+    if family in PARTICULAR:
+        settings = TINY | PARTICULAR[family]
+        config = AutoConfig.for_model(family, **{name: v for name, v in settings.items() if v is not None})
+    else:
+        try:
+            config = AutoConfig.for_model(family, **TINY)
+        except Exception:
+            config = AutoConfig.for_model(family)
+        for name, value in (TINY | MOE | OLDER | MAMBA).items():
+            if hasattr(config, name):
+                with contextlib.suppress(Exception):  # some refuse
+                    setattr(config, name, value)
+    for name in DROPOUTS:
+        if isinstance(getattr(config, name, None), float):
+            setattr(config, name, 0.0)
+    return config
+
+
+def small_model(family):
+    """(a model, its inputs, its own loss and gradients), or a skip with the reason."""
+    try:
+        config = small_config(family)
+        with torch.device("meta"):
+            empty = AutoModelForCausalLM.from_config(config, attn_implementation="eager")
+        size = sum(p.numel() for p in empty.parameters())
+        assert size < SMALL, f"{size:,} parameters"
+        torch.manual_seed(0)
+        model = AutoModelForCausalLM.from_config(config, attn_implementation="eager").float().train()
+        inputs = batch()
+        try:
+            own = step(model, **inputs)
+        except TypeError:
+            del inputs["attention_mask"]
+            own = step(model, **inputs)
+        assert torch.equal(step(model, **inputs)[0], own[0]), "its loss is not deterministic"
+    except Exception as error:  # of transformers, or of what stands above
+        pytest.skip(f"no small {family} here: {type(error).__name__}: {str(error)[:100]}")
+    return model, inputs, own
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("family", sorted(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES))
+def test_sft_is_the_familys_own_loss_or_it_is_refused(family):
+    model, inputs, (want_loss, want) = small_model(family)
+    attach(model, OTRConfig(objective="sft"))
+    if family in WHY_REFUSED:
+        with pytest.raises(RuntimeError, match=WHY_REFUSED[family]):
+            step(model, **inputs)
+        return
+    for _ in range(2):  # with the first step's check, and without
+        loss, gradients = step(model, **inputs)
+        torch.testing.assert_close(loss, want_loss, rtol=1e-5, atol=1e-6)
+        same(gradients, want, 5e-5)
