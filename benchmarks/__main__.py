@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import argparse
 
-from benchmarks import axolotl, loss, pretrain, quickstart
+from benchmarks import axolotl, loss, pretrain, quickstart, readme
 
 COMMANDS = {
     "loss": (loss, "the loss on this machine's CPU: time and peak memory"),
     "axolotl": (axolotl, "a step in the real Axolotl, with the plugin and without"),
     "quickstart": (quickstart, "a small model learns a new skill in Axolotl, by SFT and by OTR"),
     "pretrain": (pretrain, "make that small model, from nothing"),
+    "readme": (readme, "write the README's tables again, from the result files"),
 }
 
 

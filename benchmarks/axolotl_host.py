@@ -112,11 +112,13 @@ class Axolotl:
         path.write_text(yaml.safe_dump(recipe | changes))
         return path
 
-    def call(self, *arguments: str, check: bool = True, **env: str) -> subprocess.CompletedProcess[str]:
+    def call(
+        self, *arguments: str, check: bool = True, env: dict[str, str] | None = None
+    ) -> subprocess.CompletedProcess[str]:
         done = subprocess.run(
             [str(BIN / "axolotl"), *arguments],
             cwd=self.folder,
-            env=ENV | env,
+            env=ENV | (env or {}),
             capture_output=True,
             text=True,
             check=False,
@@ -131,7 +133,7 @@ class Axolotl:
     ) -> tuple[list[dict[str, float]], str]:
         """(what was logged at every step, everything that was printed)."""
         changes = {"save_strategy": "steps", "save_steps": 1000, "save_first_step": False} | changes
-        done = self.call("train", str(self.recipe(name, **changes)), *arguments, **env or {})
+        done = self.call("train", str(self.recipe(name, **changes)), *arguments, env=env)
         return self.log_of(name), done.stdout + done.stderr
 
     def log_of(self, name: str) -> list[dict[str, float]]:

@@ -26,9 +26,7 @@ def test_sft_with_ligers_kernels_is_the_hosts_own_training(axolotl):
 
 def test_the_kernels_do_run(axolotl):
     """Without an interpreter and without a GPU they cannot."""
-    done = axolotl.call(
-        "train", str(axolotl.recipe("no interpreter", plugins=[*LIGER, "otr"], **KERNELS)), check=False,
-        PYTHONPATH=ENVIRONMENT["PYTHONPATH"],
-    )  # fmt: skip
+    recipe = axolotl.recipe("no interpreter", plugins=[*LIGER, "otr"], **KERNELS)
+    done = axolotl.call("train", str(recipe), check=False, env={"PYTHONPATH": ENVIRONMENT["PYTHONPATH"]})
     assert done.returncode != 0
     assert "liger_kernel" in done.stderr

@@ -146,7 +146,7 @@ def test_sweeps_reach_the_settings(axolotl):
 @pytest.mark.parametrize("launcher", ["torchrun", "python"])
 def test_launchers(axolotl, launcher):
     path = axolotl.recipe(launcher, plugins=["otr_plugin.OTRPlugin"], max_steps=1)
-    done = axolotl.call("train", str(path), "--launcher", launcher, OTR_PLUGIN_AUTOLOAD="0")
+    done = axolotl.call("train", str(path), "--launcher", launcher, env={"OTR_PLUGIN_AUTOLOAD": "0"})
     assert "OTR is active" in done.stdout + done.stderr
 
 

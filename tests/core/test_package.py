@@ -11,12 +11,11 @@ import pytest
 import yaml
 
 import otr_plugin
-from benchmarks import axolotl, loss, quickstart
+from benchmarks import readme
 from otr_plugin import OTRConfig
 
 ROOT = Path(__file__).parent.parent.parent
 README = (ROOT / "README.md").read_text()
-BENCHMARKS = {"quickstart": quickstart, "loss-cpu": loss, "axolotl-cpu": axolotl}  # in the README's order
 HOSTS = {"axolotl", "llamafactory", "trl", "swift", "transformers", "peft"}
 
 
@@ -57,18 +56,15 @@ def test_the_readmes_settings_are_the_defaults():
 
 
 def test_the_readmes_figures_come_from_result_files():
-    blocks = re.findall(r"<!-- figures: (\S+) -->\n(.*?)<!-- end of figures -->", README, re.DOTALL)
-    assert [name for name, _ in blocks] == [f"benchmarks/results/{stem}.json" for stem in BENCHMARKS]
-    for name, shown in blocks:
-        results = json.loads((ROOT / name).read_text())
-        assert shown.strip() == "\n".join(BENCHMARKS[Path(name).stem].readme_figures(results))
+    assert len(readme.BLOCK.findall(README)) == len(readme.RENDERERS)
+    assert readme.with_figures(README) == README, "python -m benchmarks readme"
 
 
 @pytest.mark.parametrize("stem", ["loss-cpu", "axolotl-cpu"])
 def test_a_results_page_is_its_file_rendered(stem):
     path = ROOT / "benchmarks" / "results" / stem
     results = json.loads(path.with_suffix(".json").read_text())
-    assert path.with_suffix(".md").read_text() == BENCHMARKS[stem].render(results)
+    assert path.with_suffix(".md").read_text() == readme.RENDERERS[stem].render(results)
 
 
 def test_the_readmes_tree_is_there():

@@ -95,6 +95,7 @@ REFUSED = {
     r"otr: MoshiForCausalLM makes logits of shape \[7, 97\] of the \[8, 97\] that its head gives": ("moshi",),
     "otr: the head was given hidden states of shape .* for labels of shape": ("prophetnet",),
 }
+TRAINED = []
 WHY_REFUSED = {family: why for why, families in REFUSED.items() for family in families}
 
 
@@ -152,3 +153,10 @@ def test_sft_is_the_familys_own_loss_or_it_is_refused(family):
         loss, gradients = step(model, **inputs)
         torch.testing.assert_close(loss, want_loss, rtol=1e-5, atol=1e-6)
         same(gradients, want, 5e-5)
+    TRAINED.append(family)
+
+
+def test_those_that_are_skipped_are_the_few():
+    if not TRAINED:
+        pytest.skip("no family was asked for")
+    assert len(TRAINED) > 100

@@ -1,0 +1,32 @@
+"""The README's tables, written again from the result files: python -m benchmarks readme."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+from pathlib import Path
+
+from benchmarks import axolotl, loss, quickstart
+
+ROOT = Path(__file__).parent.parent
+RENDERERS = {"quickstart": quickstart, "loss-cpu": loss, "axolotl-cpu": axolotl}
+BLOCK = re.compile(r"(<!-- figures: (\S+) -->\n).*?(<!-- end of figures -->)", re.DOTALL)
+
+
+def add_to(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> None:
+    page = ROOT / "README.md"
+    page.write_text(with_figures(page.read_text()))
+
+
+def with_figures(page: str) -> str:
+    def render(block: re.Match[str]) -> str:
+        path = ROOT / block[2]
+        lines = RENDERERS[path.stem].readme_figures(json.loads(path.read_text()))
+        return block[1] + "\n".join(lines) + "\n" + block[3]
+
+    return BLOCK.sub(render, page)
