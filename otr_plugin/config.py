@@ -82,7 +82,9 @@ class OTRConfig(BaseModel):
         "auto", description="How many positions' logits exist at a time."
     )
     kernel: Literal["auto", "torch", "triton"] = Field(
-        "auto", description="What computes a chunk's loss and gradient from its logits."
+        "auto",
+        description="What computes a chunk's loss and gradient from its logits; auto: Triton on a GPU that it "
+        "runs on, PyTorch elsewhere.",
     )
 
     def __init__(self, **settings: Any) -> None:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from otr_plugin.config import OTRConfig
+from otr_plugin.loss.kernels import why_not_triton
 
 FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
@@ -33,8 +34,8 @@ def check(
     if not isinstance(config, OTRConfig):
         _refuse("config", "an OTRConfig", f"{type(config).__name__}; write OTRConfig(**settings)")
     _check_tensors(hidden, weight, labels, bias)
-    if config.kernel == "triton":
-        _refuse("kernel", "auto or torch", "triton, which this version does not have yet")
+    if config.kernel == "triton" and (why := why_not_triton(hidden.device, hidden.dtype)):
+        _refuse("kernel", "auto or torch", f"triton, but {why}")
     _check_number("logit_scale", logit_scale, "a finite number other than 0", lambda x: x != 0)
     if softcap is not None:
         _check_number("softcap", softcap, "None or a finite number > 0", lambda x: x > 0)

@@ -4,13 +4,11 @@ Logits exist for one chunk of positions at a time. The rows kernel turns them, i
 gradient with respect to themselves, which is multiplied back at once; backward only scales what is
 ready. So at the peak there is one chunk of logits, one gradient the size of hidden, and, for a head
 that is trained, one float32 gradient the size of the weight.
-
-Few, large chunks: each one reads the whole weight again.
 """
 
 from __future__ import annotations
 
-import math
+import functools
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,10 +16,10 @@ import torch
 from torch import Tensor
 
 from otr_plugin.config import OTRConfig
-from otr_plugin.loss import rows_torch
+from otr_plugin.loss import chunks, rows_torch
+from otr_plugin.loss.kernels import rows_kernel
 from otr_plugin.metrics import NAMES
 
-CHUNK_BYTES = 384 * 2**20
 SLICE_BYTES = 64 * 2**20
 
 
@@ -60,8 +58,12 @@ class LinearLoss(torch.autograd.Function):
         trained = (labels != -100).nonzero().squeeze(1)
         count, vocabulary = len(trained), len(weight)
         whole = count == len(labels)
-        size = chunk_size(count, vocabulary * dtype.itemsize, problem.config.chunk_tokens)
-        buffer = hidden.new_empty(min(size, count), rows_torch.padded(vocabulary), dtype=dtype)
+        kernel = rows_kernel(problem.config.kernel, hidden.device, dtype)
+        budget = chunks.budget(hidden.device)
+        size = chunks.chunk_size(count, vocabulary * dtype.itemsize, problem.config.chunk_tokens, budget)
+        room = 4 * dtype.itemsize * hidden.shape[1] + 32 * problem.config.samples
+        buffer = chunks.buffer(hidden, min(size, count), rows_torch.padded(vocabulary), dtype, room)
+        size = max(1, len(buffer))
         stats = hidden.new_empty(count, len(NAMES), dtype=rows_torch.precise(dtype))
         for start in range(0, count, size):
             chunk = slice(start, start + size)
@@ -74,7 +76,7 @@ class LinearLoss(torch.autograd.Function):
                 torch.mm(rows, head.t(), out=logits)
             else:
                 torch.addmm(offset, rows, head.t(), out=logits)
-            rows_torch.rows(
+            kernel(
                 padded,
                 y,
                 u,
@@ -116,15 +118,6 @@ def _backward_may_be_repeated() -> bool:
     return ask is None or bool(ask())
 
 
-def chunk_size(count: int, bytes_a_row: int, chunk_tokens: int | str) -> int:
-    """Positions a chunk. auto: what fits the budget, shared evenly over as few chunks as that takes."""
-    if isinstance(chunk_tokens, int):
-        return chunk_tokens
-    most = max(1, CHUNK_BYTES // bytes_a_row)
-    chunks = max(1, math.ceil(count / most))
-    return max(1, math.ceil(count / chunks))
-
-
 class _Gradients:
     """What backward will scale: the gradients of hidden, weight and bias, where they are needed.
 
@@ -156,10 +149,25 @@ def _add_product(total: Tensor, of_logits: Tensor, rows: Tensor) -> None:
     """total += of_logits.T @ rows, in total's dtype also where the factors have a lower one."""
     if of_logits.dtype == total.dtype:
         total.addmm_(of_logits.t(), rows)
-        return
-    # A low-precision GEMM would round every chunk's share. So: copies, a slice of the vocabulary at a time.
-    rows = rows.to(total.dtype)
-    step = max(1, SLICE_BYTES // (len(rows) * total.itemsize))
-    for start in range(0, len(total), step):
-        part = slice(start, start + step)
-        total[part].addmm_(of_logits[:, part].t().to(total.dtype), rows)
+    elif _sums_in_float32(total.device, of_logits.dtype):
+        torch.addmm(total, of_logits.t(), rows, out_dtype=total.dtype, out=total)
+    else:
+        # A low-precision GEMM would round every chunk's share. So: copies, a slice of the vocabulary at a time.
+        rows = rows.to(total.dtype)
+        step = max(1, SLICE_BYTES // (len(rows) * total.itemsize))
+        for start in range(0, len(total), step):
+            part = slice(start, start + step)
+            total[part].addmm_(of_logits[:, part].t().to(total.dtype), rows)
+
+
+@functools.cache
+def _sums_in_float32(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether this device's GEMM adds a product of low-precision factors to a float32 sum. Tried once."""
+    factor = torch.full((64, 64), 1 + torch.finfo(dtype).eps, dtype=dtype, device=device)
+    total = torch.ones(64, 64, device=device)
+    try:
+        torch.addmm(total, factor.t(), factor, out_dtype=torch.float32, out=total)
+    except (RuntimeError, TypeError):  # of this PyTorch, or of this device
+        return False
+    want = 1 + factor.float().t() @ factor.float()
+    return bool(torch.allclose(total, want, rtol=1e-5))

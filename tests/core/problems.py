@@ -29,6 +29,11 @@ class Problem:
 
         return replace(self, hidden=leaf(self.hidden), weight=leaf(self.weight), bias=leaf(self.bias))
 
+    def on(self, device: str) -> Problem:
+        tensors = ("hidden", "weight", "labels", "uniforms", "bias")
+        moved = {name: t.to(device) for name in tensors if (t := getattr(self, name)) is not None}
+        return replace(self, **moved)
+
     @property
     def leaves(self) -> dict[str, Tensor]:
         named = {"hidden": self.hidden, "weight": self.weight, "bias": self.bias}

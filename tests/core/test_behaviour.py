@@ -7,7 +7,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from otr_plugin import OTRConfig, otr_loss
-from otr_plugin.loss.linear import CHUNK_BYTES, chunk_size
+from otr_plugin.loss.chunks import CHUNK_BYTES, chunk_size
 
 from .problems import ours, problem
 
@@ -83,13 +83,13 @@ def test_never_more_than_a_chunk_of_logits(settings):
 
 def test_auto_chunks_are_few_even_and_within_the_budget():
     for count, row in ((1, 8), (512, 151936 * 4), (1024, 151936 * 4), (4096, 151936 * 4), (8192, 32000 * 2)):
-        size = chunk_size(count, row, "auto")
+        size = chunk_size(count, row, "auto", CHUNK_BYTES)
         chunks = -(-count // size)
         assert size * row <= CHUNK_BYTES
         assert chunks == max(1, -(-count // (CHUNK_BYTES // row)))
         assert size - count // chunks <= 1
-    assert chunk_size(100, 10 * CHUNK_BYTES, "auto") == 1
-    assert chunk_size(100, 10 * CHUNK_BYTES, 7) == 7
+    assert chunk_size(100, 10 * CHUNK_BYTES, "auto", CHUNK_BYTES) == 1
+    assert chunk_size(100, 10 * CHUNK_BYTES, 7, CHUNK_BYTES) == 7
 
 
 def test_positions_that_are_not_trained_enter_no_gemm():

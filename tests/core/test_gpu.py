@@ -1,0 +1,93 @@
+"""On a GPU: the parity suite, what waits for the device, and rows beyond 2**31 logits."""
+
+import pytest
+import torch
+
+from otr_plugin import OTRConfig, otr_loss
+
+from .problems import problem
+from .test_parity import CONFIGS, DTYPES, SHAPES, check
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU, and PyTorch sees none"),
+]
+
+
+@pytest.mark.parametrize("kernel", ["triton", "torch"])
+@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_parity(shape, dtype, config, kernel):
+    if dtype == torch.float64:
+        kernel = "torch"
+    config = OTRConfig(**{"samples": 32, "kernel": kernel} | config)
+    p = problem(*shape, samples=config.samples, bias=True, seed=sum(shape), dtype=dtype)
+    check(p.on("cuda"), config, dtype)
+
+
+@pytest.mark.parametrize("settings", [{}, {"estimator": "exact"}, {"objective": "sft"}], ids=str)
+def test_a_step_waits_for_the_device_once(settings):
+    """To learn how many rows are trained. Nothing else may wait."""
+    p = problem(64, 32, 1000, dtype=torch.bfloat16).to(torch.bfloat16).on("cuda")
+    hidden, weight = p.hidden.detach().requires_grad_(), p.weight.detach().requires_grad_()
+    config = OTRConfig(samples=32, **settings)
+
+    def step():
+        otr_loss(hidden, weight, p.labels, config, generator=generator).loss.backward()
+
+    generator = torch.Generator("cuda").manual_seed(0)
+    step()  # compiles, and tries what this device's GEMM can do
+    waits = []
+    own = torch.Tensor.nonzero
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        with pytest.MonkeyPatch.context() as patch:
+
+            def nonzero(self):
+                torch.cuda.set_sync_debug_mode("default")
+                waits.append(1)
+                found = own(self)
+                torch.cuda.set_sync_debug_mode("error")
+                return found
+
+            patch.setattr(torch.Tensor, "nonzero", nonzero)
+            step()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert waits == [1]
+
+
+def test_more_than_two_to_the_31_logits_in_one_chunk():
+    n, v = 17_000, 131_072
+    assert n * v > 2**31
+    hidden = torch.randn(n, 16, device="cuda", dtype=torch.bfloat16)
+    weight = torch.randn(v, 16, device="cuda", dtype=torch.bfloat16)
+    labels = torch.randint(0, v, (n,), device="cuda")
+    uniforms = torch.rand(n, 16, device="cuda")
+    last = slice(n - 64, n)
+    results = []
+    for rows, settings in ((slice(0, n), {"chunk_tokens": n}), (last, {})):
+        h = hidden[rows].detach().requires_grad_()
+        config = OTRConfig(samples=16, **settings)
+        otr_loss(h, weight, labels[rows], config, num_items=1, uniforms=uniforms[rows]).loss.backward()
+        results.append(h.grad[-64:])
+    assert torch.equal(*results)
+
+
+def test_on_a_stream_of_its_own():
+    p = problem(40, 16, 3000, samples=32).to(torch.float32).on("cuda")
+    config = OTRConfig(samples=32)
+
+    def gradient():
+        h = p.hidden.detach().requires_grad_()
+        otr_loss(h, p.weight.detach(), p.labels, config, uniforms=p.uniforms).loss.backward()
+        return h.grad
+
+    want = gradient()
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        got = gradient()
+    torch.cuda.current_stream().wait_stream(stream)
+    assert torch.equal(got, want)

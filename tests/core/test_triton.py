@@ -1,0 +1,199 @@
+"""The Triton kernel is the PyTorch kernel's function, to rounding. Without a GPU, in Triton's interpreter."""
+
+import importlib
+import json
+import os
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from otr_plugin import OTRConfig, otr_loss
+from otr_plugin.loss import rows_torch
+from otr_plugin.metrics import NAMES
+
+from .problems import problem
+from .test_parity import CONFIGS, check
+
+pytest.importorskip("triton")
+HIT_RATE = NAMES.index("hit_rate")
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def by(kernel, logits, labels, uniforms, config, v, logit_scale=1.0, softcap=None, with_grad=True):
+    """(stats, gradient) of one kernel, from a copy."""
+    logits = torch.nn.functional.pad(logits, (0, rows_torch.padded(v) - v)).to(DEVICE)
+    stats = torch.full((len(logits), len(NAMES)), -7.0, dtype=rows_torch.precise(logits.dtype), device=DEVICE)
+    uniforms = None if uniforms is None else uniforms.to(DEVICE)
+    rows = importlib.import_module(f"otr_plugin.loss.rows_{kernel}").rows
+    rows(
+        logits,
+        labels.to(DEVICE),
+        uniforms,
+        stats,
+        config,
+        vocabulary=v,
+        logit_scale=logit_scale,
+        softcap=softcap,
+        with_grad=with_grad,
+    )
+    return stats.double().cpu(), logits[:, :v].double().cpu()
+
+
+def compare(logits, labels, uniforms, config, v, **options):
+    """Against the PyTorch kernel in float64, from the same (rounded) logits."""
+    want_stats, want = by("torch", logits.double(), labels, uniforms, config, v, **options)
+    stats, gradient = by("triton", logits, labels, uniforms, config, v, **options)
+    assert torch.equal(stats.isnan(), want_stats.isnan())
+    # In float32, terms of this size are added up, and may cancel. The result is rounded to the logits' dtype.
+    unit = abs(options.get("logit_scale", 1.0)) * (1 + abs(config.beta) + config.nll_weight)
+    step = torch.finfo(logits.dtype).eps if logits.dtype != torch.float32 else 2e-6
+    off = (gradient - want).abs()
+    wrong = off > step * want.abs().amax(1, keepdim=True) + 1e-6 * unit
+    if config.draws:  # a few draws, at the edge of a bin, fall on its other side
+        assert (off <= 2.5 * unit / config.samples).all()
+        hits, want_hits = ((s[:, HIT_RATE] * config.samples).round() for s in (stats, want_stats))
+        assert (hits != want_hits).sum() <= 1
+        assert wrong[hits == want_hits].sum() <= 0.01 * len(labels) * config.samples
+    else:
+        assert not wrong.any()
+    good = ~wrong.any(1)
+    for name, got, expected in zip(NAMES, stats[good].T, want_stats[good].T, strict=True):
+        torch.testing.assert_close(got, expected, rtol=3e-6, atol=3e-6, equal_nan=True, msg=name)
+
+
+def any_case(seed):
+    """A problem from anywhere in what is allowed."""
+    draw = random.Random(seed)
+    g = torch.Generator().manual_seed(seed)
+    v = draw.choice([1, 2, 3, 127, 128, 129, 1000, 4095, 4097, draw.randint(5, 9000)])
+    samples = draw.choice([1, 2, 31, 32, 33, 100, draw.randint(1, 300)])
+    settings = {
+        "samples": samples,
+        "temperature": 10 ** draw.uniform(-1, 1),
+        "beta": draw.uniform(-2, 0.9),
+        "estimator": draw.choice(["sampled", "sampled", "exact"]),
+        "objective": draw.choice(["otr"] * 6 + ["dft", "sft"]),
+        "baseline": draw.choice(["none", "none", "mean"]),
+        "nll_weight": draw.choice([0.0, 0.0, 0.4]),
+    }
+    logits = torch.randn(3, v, generator=g) * draw.choice([0.0, 0.1, 1.0, 5.0, 50.0])
+    if draw.random() < 0.2:
+        logits = logits.round()  # ties
+    labels = torch.randint(0, v, (3,), generator=g)
+    if draw.random() < 0.3:
+        labels = logits.argmax(-1)
+    if v > 2 and draw.random() < 0.2:
+        out = torch.rand(3, v, generator=g) < 0.5
+        logits = logits.masked_fill(out.scatter(1, labels.unsqueeze(1), False), -torch.inf)
+    logits = logits.to(draw.choice([torch.float32, torch.float32, torch.float16]))
+    options = draw.choice([{}, {}, {"logit_scale": -0.5}, {"softcap": 3.0}, {"logit_scale": 2.0, "softcap": 30.0}])
+    if options:  # -inf times a negative scale, or under a softcap, is a token like others
+        logits = logits.nan_to_num(neginf=-1e4)
+    return logits, labels, torch.rand(3, samples, generator=g), OTRConfig(**settings), v, options
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_the_same_function_as_the_pytorch_kernel(seed):
+    logits, labels, uniforms, config, v, options = any_case(seed)
+    compare(logits, labels, uniforms if config.draws else None, config, v, **options)
+
+
+@pytest.mark.parametrize("samples", [1, 1000, 1024])
+def test_many_draws_from_a_long_row(samples):
+    logits = torch.randn(2, 40_001, generator=torch.Generator().manual_seed(samples)) * 3
+    uniforms = torch.rand(2, samples, generator=torch.Generator().manual_seed(1))
+    compare(logits, torch.tensor([40_000, 7]), uniforms, OTRConfig(samples=samples), 40_001)
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1), (3, 4, 2), (5, 8, 129), (9, 8, 700)], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
+@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
+def test_otr_loss_by_triton(shape, dtype, config):
+    config = OTRConfig(**{"samples": 32} | config | {"kernel": "triton"})
+    p = problem(*shape, samples=config.samples, bias=True, seed=sum(shape), dtype=dtype)
+    check(p.on(DEVICE), config, dtype)
+
+
+@pytest.mark.parametrize("size", [1.0, 1e4])
+@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
+def test_logits_of_any_size(size, config):
+    config = OTRConfig(**{"samples": 32} | config | {"kernel": "triton"})
+    p = problem(6, 8, 130, samples=config.samples, sharpness=size, seed=22)
+    check(p.on(DEVICE), config, torch.float32)
+
+
+def test_twice_the_same_bits():
+    logits, labels, uniforms, config, v, options = any_case(2)
+    config = config.model_copy(update={"objective": "otr", "estimator": "sampled"})
+    first, second = (by("triton", logits, labels, uniforms, config, v, **options) for _ in range(2))
+    for a, b in zip(first, second, strict=True):
+        assert torch.equal(a.nan_to_num(), b.nan_to_num())
+
+
+@pytest.mark.parametrize("settings", [{"samples": 16}, {"estimator": "exact"}, {"objective": "sft"}], ids=str)
+def test_without_a_gradient_logits_stay(settings):
+    logits, labels = torch.randn(2, 300), torch.tensor([4, 299])
+    uniforms = torch.rand(2, 16)
+    config = OTRConfig(**settings)
+    stats, after = by("triton", logits, labels, uniforms if config.draws else None, config, 300, with_grad=False)
+    assert torch.equal(after.float(), logits)
+    want, _ = by("torch", logits, labels, uniforms if config.draws else None, config, 300, with_grad=False)
+    torch.testing.assert_close(stats, want, rtol=1e-5, atol=1e-6, equal_nan=True)
+
+
+@pytest.mark.parametrize("label", [-5, 300, 2**40])
+def test_a_label_out_of_range_is_nan_in_its_row(label):
+    logits, labels = torch.randn(2, 300), torch.tensor([label, 3])
+    stats, gradient = by("triton", logits, labels, torch.rand(2, 256), OTRConfig(), 300)
+    assert stats[0].isnan().all()
+    assert gradient[0].isnan().all()
+    assert not stats[1].isnan().any()
+    assert not gradient[1].isnan().any()
+
+
+def test_programs_take_rows_in_turn(monkeypatch):
+    """As many rows as programs, fewer, and more: one row's scratch must not reach the next."""
+    triton = importlib.import_module("otr_plugin.loss.rows_triton")
+    g = torch.Generator().manual_seed(3)
+    logits, labels, uniforms = torch.randn(7, 500, generator=g), torch.arange(7), torch.rand(7, 20, generator=g)
+    results = []
+    for programs in (1, 3, 7, 20):
+        monkeypatch.setattr(triton, "PROGRAMS_PER_PROCESSOR", 1)
+        monkeypatch.setattr(triton, "_processors", lambda device, programs=programs: programs)
+        results.append(by("triton", logits, labels, uniforms, OTRConfig(samples=20), 500))
+    for stats, gradient in results[1:]:
+        assert torch.equal(stats, results[0][0])
+        assert torch.equal(gradient, results[0][1])
+
+
+def test_auto_takes_triton_on_a_gpu_only():
+    p = problem(5, 4, 30, seed=1).to(torch.float32)
+    module = importlib.import_module("otr_plugin.loss.rows_triton")
+    called = []
+    own, module.rows = module.rows, lambda *a, **k: called.append(1) or own(*a, **k)
+    try:
+        for kernel in ("auto", "torch"):
+            otr_loss(p.hidden, p.weight, p.labels, OTRConfig(samples=32, kernel=kernel), uniforms=p.uniforms)
+        assert called == []
+        otr_loss(p.hidden, p.weight, p.labels, OTRConfig(samples=32, kernel="triton"), uniforms=p.uniforms)
+        assert called == [1]
+    finally:
+        module.rows = own
+
+
+def test_it_compiles_for_gpus_without_spilling_or_atomics():
+    env = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    command = [sys.executable, "-m", "tests.core.compile_triton"]
+    root = Path(__file__).parent.parent.parent
+    done = subprocess.run(command, cwd=root, env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    made = [json.loads(line) for line in done.stdout.splitlines()]
+    assert {one["target"] for one in made} == {"sm_80", "sm_89", "sm_90", "gfx942"}
+    for one in made:
+        assert one["binary"] > 10_000, one
+        assert one.get("spilled", 0) == 0, one
+        assert one.get("atomics", 0) == 0, one
