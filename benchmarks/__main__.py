@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import argparse
 
-from benchmarks import axolotl, loss, pretrain, quickstart, readme
+from benchmarks import axolotl, fit, gpu, loss, pretrain, quickstart, readme
 
 COMMANDS = {
     "loss": (loss, "the loss on this machine's CPU: time and peak memory"),
+    "gpu": (gpu, "the loss on a GPU: time, memory, and what the rows kernel moves"),
+    "fit": (fit, "the longest sequence that trains on a card of 8 to 24 GiB"),
     "axolotl": (axolotl, "a step in the real Axolotl, with the plugin and without"),
     "quickstart": (quickstart, "a small model learns a new skill in Axolotl, by SFT and by OTR"),
     "pretrain": (pretrain, "make that small model, from nothing"),

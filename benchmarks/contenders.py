@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -25,14 +25,28 @@ class Case:
     hidden: Tensor
     weight: Tensor
     labels: Tensor
+    first: int = 0  # position that is trained
 
     @classmethod
-    def make(cls, size: Size, trainable: bool) -> Case:
-        g = torch.Generator().manual_seed(0)
+    def make(
+        cls,
+        size: Size,
+        trainable: bool,
+        *,
+        device: str = "cpu",
+        dtype: torch.dtype = torch.float32,
+        trained: float = 1.0,
+    ) -> Case:
+        """trained: the share of positions that are; the others are the prompt, at the front."""
+        g = torch.Generator(device).manual_seed(0)
+        on: dict[str, Any] = {"generator": g, "device": device}
         # Logits with a standard deviation of 2, about that of a language model's.
-        hidden = torch.randn(size.n, size.d, generator=g).requires_grad_()
-        weight = (torch.randn(size.v, size.d, generator=g) * 2 / size.d**0.5).requires_grad_(trainable)
-        return cls(hidden, weight, torch.randint(0, size.v, (size.n,), generator=g))
+        hidden = torch.randn(size.n, size.d, dtype=dtype, **on).requires_grad_()
+        weight = torch.randn(size.v, size.d, dtype=dtype, **on).mul_(2 / size.d**0.5).requires_grad_(trainable)
+        labels = torch.randint(0, size.v, (size.n,), **on)
+        first = round(size.n * (1 - trained))
+        labels[:first] = -100
+        return cls(hidden, weight, labels, first)
 
     def forget_gradients(self) -> None:
         self.hidden.grad = self.weight.grad = None
@@ -42,16 +56,18 @@ Contender = Callable[[Case], None]
 
 
 def bare_gemms(case: Case) -> None:
-    """The floor: the logits, hidden's gradient and, for a trainable head, the weight's. Nothing else."""
+    """The floor: the logits, hidden's gradient and, for a trainable head, the weight's, where it is trained."""
     with torch.no_grad():
-        logits = case.hidden @ case.weight.t()
-        case.hidden.grad = logits @ case.weight
+        hidden = case.hidden[case.first :]
+        logits = hidden @ case.weight.t()
+        case.hidden.grad = torch.zeros_like(case.hidden)
+        torch.mm(logits, case.weight, out=case.hidden.grad[case.first :])
         if case.weight.requires_grad:
-            case.weight.grad = logits.t() @ case.hidden
+            case.weight.grad = logits.t() @ hidden
 
 
 def whole_cross_entropy(case: Case) -> None:
-    F.cross_entropy(case.hidden @ case.weight.t(), case.labels).backward()
+    F.cross_entropy((case.hidden @ case.weight.t()).float(), case.labels).backward()
 
 
 def pytorch_linear_cross_entropy(case: Case) -> None:
@@ -70,12 +86,25 @@ def trl_fused_head(case: Case) -> None:
     (-log_probs.mean()).backward()
 
 
+def liger(case: Case) -> None:
+    from liger_kernel.transformers import LigerFusedLinearCrossEntropyLoss
+
+    LigerFusedLinearCrossEntropyLoss()(case.weight, case.hidden, case.labels).backward()
+
+
+def cut_cross_entropy(case: Case) -> None:
+    from cut_cross_entropy import linear_cross_entropy
+
+    linear_cross_entropy(case.hidden, case.weight, case.labels).backward()
+
+
 def otr_by_hand(case: Case, samples: int = 256, temperature: float = 1.3, beta: float = -0.1) -> None:
     """What one would write: whole logits, torch.multinomial, autograd."""
-    logits = case.hidden @ case.weight.t()
+    labels = case.labels[case.first :]
+    logits = (case.hidden[case.first :] @ case.weight.t()).float()
     with torch.no_grad():
         drawn = torch.multinomial((logits / temperature).softmax(-1), samples, replacement=True)
-        reward = torch.where(drawn == case.labels.unsqueeze(1), 1.0, beta)
+        reward = torch.where(drawn == labels.unsqueeze(1), 1.0, beta)
     objective = -(reward * logits.log_softmax(-1).gather(1, drawn)).mean(-1)
     objective.mean().backward()
 
@@ -90,16 +119,22 @@ def ours(config: OTRConfig) -> Contender:
 FLOOR = "bare GEMMs"
 CROSS_ENTROPY = "F.cross_entropy, whole logits"
 BY_HAND = "OTR by hand, whole logits"
+LIGER = "Liger's fused linear CE"
 SAMPLED = "ours: sampled"
 EXACT = "ours: exact"
 
 
-def available() -> dict[str, Contender]:
+def available(device: str = "cpu") -> dict[str, Contender]:
+    """Those that can run on this device, and are installed."""
     contenders: dict[str, Contender] = {
         FLOOR: bare_gemms,
         CROSS_ENTROPY: whole_cross_entropy,
     }
-    if hasattr(F, "linear_cross_entropy"):
+    if device != "cpu" and importlib.util.find_spec("liger_kernel") is not None:
+        contenders[LIGER] = liger
+    if device != "cpu" and importlib.util.find_spec("cut_cross_entropy") is not None:
+        contenders["Cut Cross Entropy"] = cut_cross_entropy
+    if device == "cpu" and hasattr(F, "linear_cross_entropy"):
         contenders["F.linear_cross_entropy, chunks of 512"] = pytorch_linear_cross_entropy
     if importlib.util.find_spec("trl") is not None:
         contenders["TRL's fused head"] = trl_fused_head

@@ -96,10 +96,14 @@ def readme_figures(results: dict[str, Any]) -> list[str]:
     return [*lines, "", measure.made(results)]
 
 
-def grid(cells: list[dict[str, Any]], show: Callable[[dict[str, float]], str]) -> list[str]:
+def grid(cells: list[dict[str, Any]], show: Callable[[dict[str, Any]], str]) -> list[str]:
     """A row a contender, a column a cell."""
-    head = [f"N={cell['n']}, D={cell['d']}, V={cell['v']}" for cell in cells]
+    head = [f"N={cell['n']}, D={cell['d']}, V={cell['v']}{part_of(cell)}" for cell in cells]
     lines = ["| | " + " | ".join(head) + " |", "|---|" + "---:|" * len(cells)]
     for name in cells[0]["contenders"]:
         lines.append(f"| {name} | " + " | ".join(show(cell["contenders"][name]) for cell in cells) + " |")
     return lines
+
+
+def part_of(cell: dict[str, Any]) -> str:
+    return f", {cell['trained']:.0%} trained" if cell.get("trained", 1) < 1 else ""

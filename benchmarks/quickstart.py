@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import re
 import shutil
 import subprocess
@@ -19,6 +20,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import yaml
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -33,13 +35,12 @@ from rich.table import Table
 
 from benchmarks import measure
 from benchmarks.axolotl_host import BIN, ENV
-from benchmarks.pretrain import HARDER_SIZES, NEW, NEW_SIZES, OLD, OLD_SIZES, SMALL
+from benchmarks.pretrain import HARDER_SIZES, NEW, NEW_EXAMPLES, NEW_SIZES, OLD, OLD_SIZES, SMALL
 from benchmarks.skills import Example, examples
 
 FOLDER = Path("quickstart")  # as the recipes say
 METHODS = ("sft", "otr")
 ASKED = 300
-STEP = re.compile(r"(\d+)/(\d+) \[[^\]]*(?:it/s|s/it)")  # of the trainer's own progress bar
 
 
 def add_to(parser: argparse.ArgumentParser) -> None:
@@ -81,6 +82,8 @@ def train(method: str, bars: Progress, task: TaskID) -> None:
     done = folder / "done"
     bars.start_task(task)
     begin(folder, recipe(method).read_text())
+    settings = yaml.safe_load(recipe(method).read_text())
+    steps = math.ceil(NEW_EXAMPLES / settings["micro_batch_size"]) * settings["num_epochs"]
     if not done.exists():
         with log.open("w") as out:
             command = [str(BIN / "axolotl"), "train", str(recipe(method))]
@@ -88,8 +91,8 @@ def train(method: str, bars: Progress, task: TaskID) -> None:
         try:
             while process.poll() is None:
                 time.sleep(0.3)
-                for step, of in STEP.findall(log.read_text(errors="replace"))[-1:]:
-                    bars.update(task, completed=int(step), total=int(of))
+                for step in re.findall(rf"(\d+)/{steps} \[", log.read_text(errors="replace"))[-1:]:
+                    bars.update(task, completed=int(step), total=steps)  # as the trainer's own bar has it
         finally:
             process.terminate()
         if process.returncode:
