@@ -157,9 +157,10 @@ def trainer(shape: str, method: str) -> Callable[[int], None]:
     def step(tokens: int) -> None:
         ids = torch.randint(0, settings["vocab_size"], (1, tokens), device=device)
         try:
-            by_hand(model, ids) if method == "OTR by hand, whole logits" else model(
-                input_ids=ids, labels=ids, use_cache=False
-            ).loss.backward()
+            if method == "OTR by hand, whole logits":
+                by_hand(model, ids)
+            else:
+                model(input_ids=ids, labels=ids, use_cache=False).loss.backward()
             optimizer.step()
         finally:
             optimizer.zero_grad()

@@ -170,6 +170,24 @@ def test_programs_take_rows_in_turn(monkeypatch):
         assert torch.equal(gradient, results[0][1])
 
 
+def test_rows_that_are_far_apart():
+    """The third row starts 2**31 elements after the first. Only what is touched takes memory."""
+    far, v = 2**30, 200
+    spread = torch.empty(2 * far + v, dtype=torch.float16, device=DEVICE).as_strided((3, v), (far, 1))
+    logits = torch.randn(3, v, generator=torch.Generator().manual_seed(4)).half()
+    spread.copy_(logits)
+    stats = torch.empty(3, len(NAMES), device=DEVICE)
+    labels, uniforms = torch.tensor([3, 199, 0], device=DEVICE), torch.rand(3, 50, device=DEVICE)
+    config = OTRConfig(samples=50)
+    options = {"vocabulary": v, "logit_scale": 1.0, "softcap": None, "with_grad": True}
+    rows = importlib.import_module("otr_plugin.loss.rows_triton").rows
+    rows(spread, labels, uniforms, stats, config, **options)
+    near, want = logits.to(DEVICE), torch.empty_like(stats)
+    rows(near, labels, uniforms, want, config, **options)
+    assert torch.equal(stats, want)
+    assert torch.equal(spread, near)
+
+
 def test_auto_takes_triton_on_a_gpu_only():
     p = problem(5, 4, 30, seed=1).to(torch.float32)
     module = importlib.import_module("otr_plugin.loss.rows_triton")
