@@ -1,8 +1,9 @@
 """Lets `plugins: [otr]` mean this plugin, in Axolotl's own command and in every process it starts.
 
 A line in a .pth file imports this module at every Python start. It imports nothing; it adds one finder, which waits
-for two modules of Axolotl and adds to them what they have no other way in for: the plugin's short name, and
-`--otr.samples 16` on the command line. OTR_PLUGIN_AUTOLOAD=0 switches it off.
+for three modules of Axolotl and adds to them what they have no other way in for: the plugin's short name,
+`--otr.samples 16` on the command line, and an error where a recipe has settings for OTR and no plugin to read them.
+OTR_PLUGIN_AUTOLOAD=0 switches it off.
 """
 
 import sys
@@ -38,7 +39,30 @@ def know_the_options(module):
         )
 
 
-AWAITED = {"axolotl.integrations.base": know_the_name, "axolotl.cli.config_options": know_the_options}
+def miss_the_plugin(module):
+    """axolotl.cli.config: a key that no plugin knows is dropped, and the run would be plain SFT under an OTR recipe."""
+    own = getattr(module, "prepare_plugins", None)
+    if own is None:
+        return
+
+    def prepare_plugins(cfg):
+        own(cfg)
+        named = cfg.get("plugins") or []
+        stray = [key for key in cfg if key == "otr" or str(key).startswith("otr.")]
+        if stray and not any(name in named for name in NAMES):
+            raise ValueError(
+                f"the recipe has `{stray[0]}:`, but nothing under `plugins:` that reads it ({named}): it would train "
+                "without OTR. Add `plugins: [otr]`, or remove the setting."
+            )
+
+    module.prepare_plugins = prepare_plugins
+
+
+AWAITED = {
+    "axolotl.integrations.base": know_the_name,
+    "axolotl.cli.config_options": know_the_options,
+    "axolotl.cli.config": miss_the_plugin,
+}
 
 
 class Finder:

@@ -223,7 +223,7 @@ def _rows_kernel(
         elif OBJECTIVE == DFT:
             scale = label_prob
             label_share = label_prob
-            objective = tl.where(label_prob > 0, label_prob * nll, 0.0)
+            objective = label_prob * tl.where(label_prob > 0, nll, 0.0)  # not 0 * inf
         elif OBJECTIVE == EXACT:
             q_sum = tl.sum(q_sums, 0)
             hit_rate = label_weight / q_sum
@@ -233,7 +233,7 @@ def _rows_kernel(
             label_share = (1 - beta) * hit_rate
             q_share = (beta - base) / q_sum
             cross_entropy = log_z - tl.sum(q_moments, 0) / q_sum
-            objective = tl.where(hit_rate > 0, label_share * nll, 0.0) + (beta - base) * cross_entropy
+            objective = label_share * tl.where(hit_rate > 0, nll, 0.0) + (beta - base) * cross_entropy
             unsampled = tl.exp(draws_to_miss * tl.log(tl.maximum(1 - hit_rate, 1e-37)))
         else:
             # The running sum of q over tokens other than the label, tile by tile, in float64
@@ -287,9 +287,9 @@ def _rows_kernel(
             label_share = (1 - base) * hit_rate
             drawn_share = (beta - base) / samples
             others_log_p = distance_sum - (samples - hits) * log_z
-            objective = tl.where(hits > 0, label_share * nll, 0.0) - drawn_share * others_log_p
+            objective = label_share * tl.where(hits > 0, nll, 0.0) - drawn_share * others_log_p
 
-        objective = tl.where(nll_weight > 0, objective + nll_weight * nll, objective)
+        objective += nll_weight * tl.where(nll_weight > 0, nll, 0.0)
         accuracy = tl.where(tl.sum(better, 0) == 0, 1.0, 0.0)
         entropy = log_z - tl.sum(p_moments, 0) / p_sum
         out = stats + index * 8

@@ -67,6 +67,18 @@ def test_a_plugin_with_a_loss_of_its_own_is_refused_by_name(axolotl):
         load(axolotl, plugins=["otr", name])
 
 
+@pytest.mark.parametrize("key", ["otr", "otr.samples"])
+@pytest.mark.parametrize("plugins", [None, [], ["axolotl.integrations.liger.LigerPlugin"]], ids=str)
+def test_settings_without_the_plugin_are_refused(axolotl, plugins, key):
+    message = rf"the recipe has `{key}:`, but nothing under `plugins:` that reads it .*Add `plugins: \[otr\]`"
+    with pytest.raises(ValueError, match=message):
+        load(axolotl, plugins=plugins, **{key: {"samples": 8}})
+
+
+def test_a_recipe_without_otr_is_none_of_ours(axolotl):
+    assert "otr" not in load(axolotl, plugins=None)
+
+
 def test_ligers_other_kernels_stay(axolotl):
     cfg = load(
         axolotl,

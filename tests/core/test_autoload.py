@@ -61,7 +61,7 @@ def test_other_imports_are_left_alone(name):
 def test_the_wrap_knows_our_names_only(monkeypatch):
     from types import SimpleNamespace
 
-    from otr_plugin.autoload import know_the_name, know_the_options
+    from otr_plugin.autoload import know_the_name, know_the_options, miss_the_plugin
 
     module = SimpleNamespace(load_plugin=lambda name: f"own {name}")
     know_the_name(module)
@@ -71,6 +71,7 @@ def test_the_wrap_knows_our_names_only(monkeypatch):
         module.load_plugin("otr")
     know_the_name(SimpleNamespace())  # a host whose internals changed: nothing to add to, and nothing breaks
     know_the_options(SimpleNamespace(AXOLOTL_CONFIG_CLI_OPTIONS=[1]))
+    miss_the_plugin(SimpleNamespace())
 
 
 def test_a_start_is_not_slowed(record_property):

@@ -145,6 +145,21 @@ def test_without_a_gradient_logits_stay(settings):
     torch.testing.assert_close(stats, want, rtol=1e-5, atol=1e-6, equal_nan=True)
 
 
+@pytest.mark.parametrize("u", [0.0, 0.5, 1 - 2**-24, 1 - 2**-53])
+@pytest.mark.parametrize("alive", [[3], [3, 70], [299], [127, 128], [290, 4500], range(200, 2300, 7)], ids=str)
+def test_a_token_without_mass_is_never_drawn(alive, u):
+    """Where p is 0, only a draw could leave a gradient."""
+    v = 5000
+    logits = torch.full((4, v), -torch.inf)
+    logits[:, alive] = torch.linspace(0, 1, len(alive))
+    labels = torch.tensor([3, 5, 299, v - 1])
+    stats, gradient = by("triton", logits, labels, torch.full((4, 9), u, dtype=torch.float64), OTRConfig(samples=9), v)
+    dead = logits.isinf()
+    assert not gradient[dead].any()
+    drawn_or_alive = gradient.abs().sum(1) + stats[:, HIT_RATE]
+    assert len(alive) == 1 or (drawn_or_alive > 0).all()
+
+
 @pytest.mark.parametrize("label", [-5, 300, 2**40])
 def test_a_label_out_of_range_is_nan_in_its_row(label):
     logits, labels = torch.randn(2, 300), torch.tensor([label, 3])
