@@ -248,7 +248,6 @@ def _rows_kernel(
             end = tl.cumsum(mass, 0)
             others = tl.max(end, 0)
             whole = others + label_weight
-            zero = tl.where(others > 0, 0.0, float("inf"))  # where the label alone can be drawn, it is
             tl.debug_barrier()
             tl.store(ends + tile, end)
             tl.debug_barrier()
@@ -260,7 +259,7 @@ def _rows_kernel(
                 live = k < samples
                 u = tl.load(uniforms + index * samples + k, mask=live, other=0.0)
                 rest = u.to(tl.float64) * whole - label_weight
-                is_label = rest < zero
+                is_label = rest < 0
                 # Below the total, so that a tile with mass is found, however the sum above was rounded.
                 rest = tl.minimum(tl.maximum(rest, 0.0), others - others * 2.220446049250313e-16)
                 at = tl.zeros((DRAWS,), tl.int32)  # how many tiles end at or before the draw

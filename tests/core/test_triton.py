@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from otr_plugin import OTRConfig, otr_loss
-from otr_plugin.loss import rows_torch
+from otr_plugin.loss import kernels, rows_torch
 from otr_plugin.metrics import NAMES
 
 from .problems import problem
@@ -102,6 +102,15 @@ def test_the_same_function_as_the_pytorch_kernel(seed):
     compare(logits, labels, uniforms if config.draws else None, config, v, **options)
 
 
+@pytest.mark.parametrize("settings", [{"samples": 40}, {"estimator": "exact"}], ids=str)
+def test_a_softcap_far_above_the_logits(settings):
+    """tanh of small numbers to rounding: what is lost there comes back times the cap."""
+    g = torch.Generator().manual_seed(6)
+    config = OTRConfig(**settings)
+    uniforms = torch.rand(3, 40, generator=g) if config.draws else None
+    compare(torch.randn(3, 300, generator=g), torch.arange(3), uniforms, config, 300, softcap=1e4)
+
+
 @pytest.mark.parametrize("samples", [1, 1000, 1024])
 def test_many_draws_from_a_long_row(samples):
     logits = torch.randn(2, 40_001, generator=torch.Generator().manual_seed(samples)) * 3
@@ -156,6 +165,7 @@ def test_a_token_without_mass_is_never_drawn(alive, u):
     stats, gradient = by("triton", logits, labels, torch.full((4, 9), u, dtype=torch.float64), OTRConfig(samples=9), v)
     dead = logits.isinf()
     assert not gradient[dead].any()
+    assert stats[:, NAMES.index("objective")].isfinite().all(), "an infinite NLL of what is never drawn"
     drawn_or_alive = gradient.abs().sum(1) + stats[:, HIT_RATE]
     assert len(alive) == 1 or (drawn_or_alive > 0).all()
 
@@ -203,19 +213,51 @@ def test_rows_that_are_far_apart():
     assert torch.equal(spread, near)
 
 
+@pytest.fixture
+def untried():
+    kernels._why_not_on.cache_clear()
+    kernels._say_once.cache_clear()
+    yield
+    kernels._why_not_on.cache_clear()
+
+
+def test_where_it_cannot_run_auto_says_so_once_and_goes_on(untried, monkeypatch):
+    def no_compiler(*args, **options):
+        raise RuntimeError("Failed to find C compiler.")
+
+    monkeypatch.setattr(kernels, "_triton_rows", lambda: no_compiler)
+    monkeypatch.setattr(kernels, "GPUS", ("cpu", "cuda"))  # as if this one were
+    device = torch.device(DEVICE)
+    told = "PyTorch's kernel is used, which is slower, not Triton's: it was tried, and failed with RuntimeError: Failed"
+    with pytest.warns(RuntimeWarning, match=told):
+        assert kernels.rows_kernel("auto", device, torch.float32) is rows_torch.rows
+    assert kernels.rows_kernel("auto", device, torch.float32) is rows_torch.rows
+    p = problem(5, 4, 30, seed=1).on(DEVICE)
+    with pytest.raises(ValueError, match=r"kernel: expected auto or torch, got triton, but it was tried, and failed"):
+        otr_loss(p.hidden, p.weight, p.labels, OTRConfig(kernel="triton"))
+
+
+def test_a_wrong_result_is_noticed_where_it_is_tried(untried, monkeypatch):
+    def nothing(*args, **options):
+        pass
+
+    monkeypatch.setattr(kernels, "_triton_rows", lambda: nothing)
+    why = kernels.why_not_triton(torch.device(DEVICE), torch.float32)
+    assert "it was tried, and what it computed is off by" in why
+
+
+def test_float64_is_pytorchs(untried):
+    p = problem(5, 4, 30, seed=1, dtype=torch.float64).on(DEVICE)
+    otr_loss(p.hidden, p.weight, p.labels, OTRConfig(samples=32))
+    with pytest.raises(ValueError, match="its sums are float32, and hidden is float64"):
+        otr_loss(p.hidden, p.weight, p.labels, OTRConfig(kernel="triton"))
+
+
 def test_auto_takes_triton_on_a_gpu_only():
-    p = problem(5, 4, 30, seed=1).to(torch.float32)
-    module = importlib.import_module("otr_plugin.loss.rows_triton")
-    called = []
-    own, module.rows = module.rows, lambda *a, **k: called.append(1) or own(*a, **k)
-    try:
-        for kernel in ("auto", "torch"):
-            otr_loss(p.hidden, p.weight, p.labels, OTRConfig(samples=32, kernel=kernel), uniforms=p.uniforms)
-        assert called == []
-        otr_loss(p.hidden, p.weight, p.labels, OTRConfig(samples=32, kernel="triton"), uniforms=p.uniforms)
-        assert called == [1]
-    finally:
-        module.rows = own
+    device = torch.device(DEVICE)
+    assert kernels.rows_kernel("triton", device, torch.float32).__module__ == "otr_plugin.loss.rows_triton"
+    assert kernels.rows_kernel("torch", device, torch.float32) is rows_torch.rows
+    assert (kernels.rows_kernel("auto", device, torch.float32) is rows_torch.rows) == (DEVICE == "cpu")
 
 
 def test_it_compiles_for_gpus_without_spilling_or_atomics():
