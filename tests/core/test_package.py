@@ -109,6 +109,23 @@ def test_the_benchmark_runs(tmp_path):
             assert figures["megabytes"] >= 0
 
 
+def test_the_gpu_benchmark_runs_as_far_as_a_cpu_goes(tmp_path):
+    command = [sys.executable, "-m", "benchmarks", "gpu", "--small", "--rounds", "1", "--out", str(tmp_path / "x")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    results = json.loads((tmp_path / "x.json").read_text())
+    assert [(cell["trained"], cell["trainable"]) for cell in results["cells"]] == [
+        (1.0, False),
+        (1.0, True),
+        (0.25, False),
+        (0.25, True),
+    ]
+    for cell in results["cells"]:
+        assert all("failed" not in figures for figures in cell["contenders"].values())
+    assert results["rows kernel"][0]["gigabytes a second"].keys() == {"copy", "sampled", "exact", "dft", "sft"}
+    assert "run on a CPU, to see that it runs" in (tmp_path / "x.md").read_text()
+
+
 def test_the_contenders_compute_the_same():
     """A benchmark that compares different functions compares nothing."""
     import torch
