@@ -4,12 +4,14 @@ Hosts pin versions that exclude each other, so no environment holds two. Version
 constraints/, and environments are kept between runs.
 """
 
+import sys
+
 import nox
 
 nox.needs_version = ">=2025.2.9"
 nox.options.default_venv_backend = "venv"
 nox.options.reuse_existing_virtualenvs = True
-nox.options.sessions = ["lint", "core", "axolotl"]
+nox.options.sessions = ["lint", "core", "axolotl", "llamafactory"]
 nox.options.error_on_missing_interpreters = True
 
 GROUPS = nox.project.load_toml("pyproject.toml")
@@ -44,6 +46,21 @@ def axolotl(session: nox.Session) -> None:
     # Under the same constraints: a version that the plugin changed would be an error.
     install(session, "axolotl", "-e", ".", constraints="axolotl")
     session.run("pytest", *(session.posargs or ["tests/model", "tests/axolotl"]))
+
+
+@nox.session
+def llamafactory(session: nox.Session) -> None:
+    """The real LLaMA-Factory, with the plugin added to its environment."""
+    if sys.version_info < (3, 11):
+        session.skip("LLaMA-Factory 0.9.5 needs Python 3.11")
+    session.log("LLaMA-Factory and all that it needs are installed here: some minutes, the first time")
+    install(session, "llamafactory", "torch", constraints="llamafactory")
+    install(session, "llamafactory", "-e", ".", constraints="llamafactory")
+    # A CPU's torch cannot load these, which are built for CUDA. LLaMA-Factory only imports torchaudio.
+    session.run_install("python", "-m", "pip", "uninstall", "--quiet", "--yes", "torchaudio", "torchvision")
+    stub = "import pathlib, sysconfig; pathlib.Path(sysconfig.get_path('purelib'), 'torchaudio.py').touch()"
+    session.run_install("python", "-c", stub)
+    session.run("pytest", *(session.posargs or ["tests/llamafactory"]))
 
 
 @nox.session(python="3.10")

@@ -1,9 +1,9 @@
-"""Lets `plugins: [otr]` mean this plugin, in Axolotl's own command and in every process it starts.
+"""Lets `plugins: [otr]` mean this plugin, in a host's own command and in every process it starts.
 
 A line in a .pth file imports this module at every Python start. It imports nothing; it adds one finder, which waits
-for three modules of Axolotl and adds to them what they have no other way in for: the plugin's short name,
+for a few modules of the hosts and adds to them what they have no other way in for. In Axolotl: the plugin's short name,
 `--otr.samples 16` on the command line, and an error where a recipe has settings for OTR and no plugin to read them.
-OTR_PLUGIN_AUTOLOAD=0 switches it off.
+In LLaMA-Factory, which has no plugins: everything. OTR_PLUGIN_AUTOLOAD=0 switches it off.
 """
 
 import sys
@@ -58,10 +58,28 @@ def miss_the_plugin(module):
     module.prepare_plugins = prepare_plugins
 
 
+def in_llamafactory(function):
+    """What is done to a module of LLaMA-Factory, which is imported with torch; this is not."""
+
+    def add(module):
+        from importlib import import_module
+
+        try:
+            getattr(import_module("otr_plugin.hosts.llamafactory"), function)(module)
+        except Exception as error:  # recipes without OTR go on; one with it has keys that are not used
+            sys.stderr.write(f"otr: LLaMA-Factory will not know `plugins: [otr]`: {error!r}\n")
+
+    return add
+
+
 AWAITED = {
     "axolotl.integrations.base": know_the_name,
     "axolotl.cli.config_options": know_the_options,
     "axolotl.cli.config": miss_the_plugin,
+    "llamafactory.hparams.parser": in_llamafactory("read_settings"),
+    "llamafactory.train.sft.trainer": in_llamafactory("join_trainer"),
+    "llamafactory.train.pt.trainer": in_llamafactory("join_trainer"),
+    "llamafactory.model.model_utils.liger_kernel": in_llamafactory("leave_the_loss"),
 }
 
 
