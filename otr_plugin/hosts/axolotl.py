@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from importlib.metadata import version
 from typing import Any
 
 from axolotl.integrations.base import BasePlugin
@@ -10,6 +9,7 @@ from axolotl.utils.logging import get_logger
 from pydantic import BaseModel, Field, model_validator
 
 from otr_plugin.config import OTRConfig
+from otr_plugin.hosts.common import refuse, said_elsewhere, untried
 from otr_plugin.hosts.trainer import join
 
 LOG = get_logger("axolotl.otr")  # Axolotl shows the log lines of its own loggers
@@ -52,16 +52,12 @@ class OTRArgs(BaseModel):
         if dotted:  # a sweep's: `otr.samples: [16, 256]` becomes a key of that name, which Axolotl would drop
             settings = dict(recipe.get("otr") or {}) | {key.removeprefix("otr."): recipe[key] for key in dotted}
             recipe = {key: value for key, value in recipe.items() if key not in dotted} | {"otr": settings}
-        problems = [f"`{key}: {recipe[key]}`: {fix}" for key, fix in LOSS_ELSEWHERE.items() if recipe.get(key)]
+        problems = said_elsewhere(recipe, LOSS_ELSEWHERE)
         for name in recipe.get("plugins") or []:
             key, fix = PLUGINS_ELSEWHERE.get(name.rsplit(".", 1)[-1], (None, None))
             if fix and (key is None or recipe.get(key) is None):
                 problems.append(f"`{name}` in plugins: {fix}")
-        if problems:
-            raise ValueError(
-                "`plugins: [otr]` trains with One-Token Rollout, but this recipe also says that the loss is computed "
-                "elsewhere, and OTR would not be trained. " + "; ".join(problems) + "."
-            )
+        refuse(problems)
         return recipe
 
 
@@ -70,9 +66,8 @@ class OTRPlugin(BasePlugin):
         return "otr_plugin.hosts.axolotl.OTRArgs"
 
     def register(self, cfg: Any) -> None:
-        found = version("axolotl")
-        if found not in TRIED:
-            LOG.warning(f"otr: tried with axolotl {', '.join(TRIED)}; this is {found}. The first step checks the loss.")
+        if warning := untried("axolotl", TRIED):
+            LOG.warning(warning)
 
     def add_callbacks_post_trainer(self, cfg: Any, trainer: Any) -> list[Any]:
         settings = cfg.otr.to_dict() if cfg.otr else {}

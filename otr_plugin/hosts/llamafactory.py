@@ -15,6 +15,7 @@ from typing import Any
 
 from otr_plugin.autoload import NAMES
 from otr_plugin.config import OTRConfig
+from otr_plugin.hosts.common import refuse, said_elsewhere, untried
 from otr_plugin.hosts.trainer import join
 
 TRIED = ("0.9.5",)
@@ -96,15 +97,11 @@ def _settings(plugins: Any, settings: Any) -> OTRConfig:
 
 
 def _refuse_a_loss_elsewhere(recipe: dict[str, Any]) -> None:
-    problems = [f"`{key}: {recipe[key]}`: {fix}" for key, fix in LOSS_ELSEWHERE.items() if recipe.get(key)]
+    problems = said_elsewhere(recipe, LOSS_ELSEWHERE)
     stage = recipe.get("stage", "sft")
     if stage not in TRAINERS:
         problems.append(f"`stage: {stage}`: set it to sft or pt; the others have losses of their own")
-    if problems:
-        raise ValueError(
-            "`plugins: [otr]` trains with One-Token Rollout, but this recipe also says that the loss is computed "
-            "elsewhere, and OTR would not be trained. " + "; ".join(problems) + "."
-        )
+    refuse(problems)
 
 
 def _insist_on_the_trainer(stage: str) -> None:
@@ -127,9 +124,8 @@ def _joining(own: Callable[..., None]) -> Callable[..., None]:
             from llamafactory.extras import logging
 
             log = logging.get_logger("llamafactory.otr")
-            found = version("llamafactory")
-            if found not in TRIED:
-                log.warning_rank0(f"otr: tried with LLaMA-Factory {', '.join(TRIED)}; this is {found}.")
+            if warning := untried("llamafactory", TRIED):
+                log.warning_rank0(warning)
             log.info_rank0(join(self, config).describe())
 
     setattr(init, MARK, True)
