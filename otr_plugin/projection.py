@@ -111,9 +111,8 @@ class Finish(NamedTuple):
 
 # Attributes of a model's config that stand for a finish, in the model families that have one.
 MULTIPLIERS = ("logit_scale", "lm_head_multiplier", "output_multiplier")  # Cohere, Falcon-H1, Muse
-DIVISORS = ("logits_scaling",)  # Granite
+DIVISOR = "logits_scaling"  # Granite
 SOFTCAPS = ("final_logit_softcapping", "logits_soft_cap")  # Gemma, RecurrentGemma
-DIVIDE_HIDDEN_STATES = ("minicpm3",)  # have a divisor, and apply it before the head
 
 
 def finish_of(config: Any) -> Finish:
@@ -122,8 +121,10 @@ def finish_of(config: Any) -> Finish:
     scale, softcap = 1.0, None
     for name in MULTIPLIERS:
         scale *= _number(text, name) or 1.0
-    for name in DIVISORS if text.model_type not in DIVIDE_HIDDEN_STATES else ():
-        scale /= _number(text, name) or 1.0
+    divisor = _number(text, DIVISOR)
+    if divisor:
+        # HyperCLOVA X multiplies by it, and MiniCPM3 has divided before the head.
+        scale *= {"hyperclovax": divisor, "minicpm3": 1.0}.get(text.model_type, 1 / divisor)
     for name in SOFTCAPS:
         softcap = _number(text, name) or softcap
     return Finish(scale, softcap)

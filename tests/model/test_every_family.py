@@ -66,6 +66,14 @@ LINEAR = {
     "linear_key_head_dim": 8,
     "linear_value_head_dim": 8,
 }
+FINISH = {
+    "logits_scaling": 3.0,
+    "logit_scale": 0.25,
+    "lm_head_multiplier": 0.3,
+    "output_multiplier": 0.5,
+    "final_logit_softcapping": 2.0,
+    "logits_soft_cap": 1.5,
+}
 NO_HEAD_DIM = {"num_key_value_heads": 4, "head_dim": None}
 # What a family needs beyond the general: mostly one layer of each of its kinds.
 PARTICULAR = {
@@ -112,6 +120,10 @@ def small_config(family):
             if hasattr(config, name):
                 with contextlib.suppress(Exception):  # some refuse
                     setattr(config, name, value)
+    for name, value in FINISH.items():  # one that does something
+        if isinstance(getattr(config, name, None), float | int):
+            with contextlib.suppress(AttributeError):  # derived from other settings
+                setattr(config, name, value)
     for name in DROPOUTS:
         if isinstance(getattr(config, name, None), float):
             setattr(config, name, 0.0)
