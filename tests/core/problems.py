@@ -11,6 +11,8 @@ from torch import Tensor
 from otr_plugin import OTRConfig, otr_loss
 from otr_plugin.loss.reference import finish, otr_loss_on_logits, otr_loss_reference
 
+DEVICE = "cpu"  # where problems are solved; test_gpu.py sets another
+
 
 @dataclass
 class Problem:
@@ -30,6 +32,8 @@ class Problem:
         return replace(self, hidden=leaf(self.hidden), weight=leaf(self.weight), bias=leaf(self.bias))
 
     def on(self, device: str) -> Problem:
+        if device == self.hidden.device.type:
+            return self
         tensors = ("hidden", "weight", "labels", "uniforms", "bias")
         moved = {name: t.to(device) for name in tensors if (t := getattr(self, name)) is not None}
         return replace(self, **moved)
@@ -76,12 +80,13 @@ class Answer:
 def _answer(p: Problem, loss: Tensor, metrics: dict[str, Tensor]) -> Answer:
     leaves = p.leaves
     gradients = torch.autograd.grad(loss, list(leaves.values())) if leaves else ()
-    return Answer(loss.detach(), metrics, dict(zip(leaves, gradients, strict=True)))
+    metrics = {name: value.cpu() for name, value in metrics.items()}
+    return Answer(loss.detach().cpu(), metrics, {n: g.cpu() for n, g in zip(leaves, gradients, strict=True)})
 
 
 def truth(p: Problem, config: OTRConfig) -> Answer:
     """The specification, in float64."""
-    p = p.to(torch.float64)
+    p = p.on(DEVICE).to(torch.float64)
     return _answer(
         p,
         *otr_loss_reference(p.hidden, p.weight, p.labels, config, bias=p.bias, uniforms=p.uniforms, **p.options),
@@ -92,6 +97,7 @@ def truth_of_draws(p: Problem, config: OTRConfig, dtype: torch.dtype) -> Answer:
     """Truth where draws are made from logits rounded to dtype: their values, and a float64 gradient."""
     options = dict(p.options)
     items = options.pop("num_items", None)
+    p = p.on(DEVICE)
     with torch.no_grad():
         low = p.to(dtype)
         rounded = torch.nn.functional.linear(low.hidden, low.weight, low.bias).double()
@@ -103,7 +109,7 @@ def truth_of_draws(p: Problem, config: OTRConfig, dtype: torch.dtype) -> Answer:
 
 def native(p: Problem, config: OTRConfig, dtype: torch.dtype) -> Answer:
     """What a model does by itself: whole logits in its dtype, the loss on them in float32."""
-    p = p.to(dtype)
+    p = p.on(DEVICE).to(dtype)
     options = dict(p.options)
     items = options.pop("num_items", None)
     logits = torch.nn.functional.linear(p.hidden, p.weight, p.bias)
@@ -112,6 +118,7 @@ def native(p: Problem, config: OTRConfig, dtype: torch.dtype) -> Answer:
 
 
 def ours(p: Problem, config: OTRConfig, dtype: torch.dtype | None = None) -> Answer:
+    p = p.on(DEVICE)
     p = p if dtype is None else p.to(dtype)
     return _answer(p, *otr_loss(p.hidden, p.weight, p.labels, config, bias=p.bias, uniforms=p.uniforms, **p.options))
 

@@ -15,12 +15,18 @@ from otr_plugin import OTRConfig, otr_loss
 from otr_plugin.loss import kernels, rows_torch
 from otr_plugin.metrics import NAMES
 
+from . import problems
 from .problems import problem
 from .test_parity import CONFIGS, check
 
 pytest.importorskip("triton")
 HIT_RATE = NAMES.index("hit_rate")
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+
+
+@pytest.fixture(autouse=True)
+def on_the_gpu_if_there_is_one(monkeypatch):
+    monkeypatch.setattr(problems, "DEVICE", DEVICE)
 
 
 def by(kernel, logits, labels, uniforms, config, v, logit_scale=1.0, softcap=None, with_grad=True):
@@ -124,7 +130,7 @@ def test_many_draws_from_a_long_row(samples):
 def test_otr_loss_by_triton(shape, dtype, config):
     config = OTRConfig(**{"samples": 32} | config | {"kernel": "triton"})
     p = problem(*shape, samples=config.samples, bias=True, seed=sum(shape), dtype=dtype)
-    check(p.on(DEVICE), config, dtype)
+    check(p, config, dtype)
 
 
 @pytest.mark.parametrize("size", [1.0, 1e4])
@@ -132,7 +138,7 @@ def test_otr_loss_by_triton(shape, dtype, config):
 def test_logits_of_any_size(size, config):
     config = OTRConfig(**{"samples": 32} | config | {"kernel": "triton"})
     p = problem(6, 8, 130, samples=config.samples, sharpness=size, seed=22)
-    check(p.on(DEVICE), config, torch.float32)
+    check(p, config, torch.float32)
 
 
 def test_twice_the_same_bits():
