@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.axolotl_host import ENV
+from benchmarks.axolotl_host import ENV, again_if_a_rank_died
 from otr_plugin.metrics import NAMES, PREFIX
 
 from .test_train import losses
@@ -18,7 +18,8 @@ RECIPE = {"data": "even.jsonl", "max_steps": 4, "logging_steps": 2}
 
 def two_ranks(axolotl, name, plugins, **changes):
     env = ON_CPU | {"OMP_NUM_THREADS": "1"}
-    return axolotl.train(name, *TWO, env=env, plugins=["on_cpu.Ranks", *plugins], **RECIPE | changes)
+    recipe = RECIPE | changes | {"plugins": ["on_cpu.Ranks", *plugins]}
+    return again_if_a_rank_died(lambda: axolotl.train(name, *TWO, env=env, **recipe))
 
 
 def test_sft_is_the_hosts_own_training(axolotl):

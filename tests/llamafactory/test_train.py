@@ -7,6 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from benchmarks.axolotl_host import again_if_a_rank_died
 from benchmarks.llamafactory_host import BIN
 from otr_plugin.metrics import NAMES, PREFIX
 
@@ -67,8 +68,9 @@ def test_overrides_on_the_command_line(factory):
 
 def test_two_ranks_of_its_own_torchrun(factory):
     two = {"FORCE_TORCHRUN": "1", "NPROC_PER_NODE": "2"}
-    plain, _ = factory.train("plain", env=two)
-    ours, printed = factory.train("ours", env=two, plugins=["otr"], otr={"objective": "sft"})
+    sft = {"plugins": ["otr"], "otr": {"objective": "sft"}}
+    plain, _ = again_if_a_rank_died(lambda: factory.train("plain", env=two))
+    ours, printed = again_if_a_rank_died(lambda: factory.train("ours", env=two, **sft))
     assert "OTR is active: objective sft" in printed
     for (loss, norm), (own_loss, own_norm) in zip(losses(ours), losses(plain), strict=True):
         assert loss == pytest.approx(own_loss, rel=2e-6)
