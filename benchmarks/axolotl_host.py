@@ -94,7 +94,7 @@ DATASET = {
 
 
 def again_if_a_rank_died(run: Callable[[], Any]) -> Any:
-    """gloo has been seen to take a rank down by a signal at the very end, with the work done. Once is forgiven."""
+    """A rank on gloo was once seen to die by a signal, likely as it was taken down. Once is forgiven, and printed."""
     try:
         return run()
     except AssertionError as error:

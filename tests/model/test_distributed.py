@@ -34,7 +34,7 @@ def work(rank, store, name, kind, out):
     dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=RANKS)
     train(rank, name, kind, out)
     dist.barrier()
-    os._exit(0)  # without taking gloo and its threads down, in which a rank has died by a signal now and then
+    os._exit(0)  # without gloo's teardown: a rank was once seen to die by a signal, likely there
 
 
 def train(rank, name, kind, out):
