@@ -93,6 +93,14 @@ DATASET = {
 }
 
 
+def run_command(*command: str, folder: Path, env: dict[str, str], check: bool) -> subprocess.CompletedProcess[str]:
+    """A host's own command. If it has to succeed and does not, the end of what it said."""
+    done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, check=False, timeout=600)
+    if check and done.returncode:
+        raise AssertionError(f"{' '.join(command)} failed:\n{done.stdout[-3000:]}\n{done.stderr[-6000:]}")
+    return done
+
+
 def again_if_a_rank_died(run: Callable[[], Any]) -> Any:
     """A rank on gloo was once seen to die by a signal, likely as it was taken down. Once is forgiven, and printed."""
     try:
@@ -128,18 +136,7 @@ class Axolotl:
     def call(
         self, *arguments: str, check: bool = True, env: dict[str, str] | None = None
     ) -> subprocess.CompletedProcess[str]:
-        done = subprocess.run(
-            [str(BIN / "axolotl"), *arguments],
-            cwd=self.folder,
-            env=ENV | (env or {}),
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=600,
-        )
-        if check and done.returncode:
-            raise AssertionError(f"axolotl {' '.join(arguments)} failed:\n{done.stdout[-3000:]}\n{done.stderr[-6000:]}")
-        return done
+        return run_command(str(BIN / "axolotl"), *arguments, folder=self.folder, env=ENV | (env or {}), check=check)
 
     def train(
         self, name: str, *arguments: str, env: dict[str, str] | None = None, **changes: Any

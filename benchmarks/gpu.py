@@ -108,8 +108,8 @@ def measured(case: Case, some: dict[str, Contender], rounds: int) -> dict[str, A
             case.forget_gradients()
             poison(case)
             taken.append(timed(case.hidden.device.type, some[name], case))
-            finite = case.hidden.grad is not None and bool(case.hidden.grad.isfinite().all())
-            if not finite or (case.weight.requires_grad and not bool(case.weight.grad.isfinite().all())):  # type: ignore[union-attr]
+            gradients = [leaf.grad for leaf in (case.hidden, case.weight) if leaf.requires_grad]
+            if any(gradient is None or not gradient.isfinite().all() for gradient in gradients):
                 raise SystemExit(f"benchmarks gpu: {name} left gradients that are not finite")
     for name, taken in seconds.items():
         figures[name] |= {"seconds": statistics.median(taken), "ratio": measure.ratio(taken, seconds[FLOOR])}

@@ -7,15 +7,13 @@ import os
 import random
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from benchmarks.axolotl_host import make_model
+from benchmarks.axolotl_host import BIN, make_model, run_command
 
-BIN = Path(sys.executable).parent
 ENV = {
     **os.environ,
     "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",  # it starts `torchrun`
@@ -68,18 +66,7 @@ class LlamaFactory:
     def call(
         self, *command: str, check: bool = True, env: dict[str, str] | None = None
     ) -> subprocess.CompletedProcess[str]:
-        done = subprocess.run(
-            command,
-            cwd=self.folder,
-            env=ENV | (env or {}),
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=600,
-        )
-        if check and done.returncode:
-            raise AssertionError(f"{' '.join(command)} failed:\n{done.stdout[-3000:]}\n{done.stderr[-6000:]}")
-        return done
+        return run_command(*command, folder=self.folder, env=ENV | (env or {}), check=check)
 
     def train(
         self, name: str, *arguments: str, env: dict[str, str] | None = None, **changes: Any

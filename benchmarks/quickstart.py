@@ -9,6 +9,7 @@ a run that was broken off goes on from its last checkpoint.
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import math
 import re
@@ -137,6 +138,7 @@ def log_of(method: str) -> list[dict[str, float]]:
 # Evaluation
 
 
+@functools.cache
 def tests() -> dict[str, list[Example]]:
     """The new skill, harder cases of it than were trained, and the skills of before: none was trained."""
 

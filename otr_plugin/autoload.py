@@ -66,10 +66,25 @@ def in_llamafactory(function):
 
         try:
             getattr(import_module("otr_plugin.hosts.llamafactory"), function)(module)
-        except Exception as error:  # recipes without OTR go on; one with it has keys that are not used
-            sys.stderr.write(f"otr: LLaMA-Factory will not know `plugins: [otr]`: {error!r}\n")
+        except Exception as error:  # recipes without OTR go on; one with it must not, whatever it says of unknown keys
+            refuse_recipes(module, error)
 
     return add
+
+
+def refuse_recipes(module, error):
+    """llamafactory.hparams.parser, where OTR cannot be added to it: a recipe that asks for OTR is told why."""
+    own = getattr(module, "read_args", None)
+    if own is None:
+        return
+
+    def read_args(args=None):
+        args = own(args)
+        if isinstance(args, dict) and ("otr" in args or any(name in (args.get("plugins") or []) for name in NAMES)):
+            raise RuntimeError(f"otr: LLaMA-Factory cannot train with OTR: {error!r}") from error
+        return args
+
+    module.read_args = read_args
 
 
 AWAITED = {

@@ -85,3 +85,19 @@ def test_a_start_is_not_slowed(record_property):
     difference = statistics.median(a - b for a, b in zip(took["1"], took["0"], strict=True))
     record_property("milliseconds", difference * 1e3)
     assert difference < 0.005
+
+
+def test_where_a_host_cannot_be_reached_its_otr_recipes_are_refused(monkeypatch):
+    from types import SimpleNamespace
+
+    from otr_plugin.autoload import in_llamafactory
+
+    monkeypatch.setitem(sys.modules, "otr_plugin.hosts.llamafactory", None)
+    module = SimpleNamespace(read_args=lambda args=None: args)
+    in_llamafactory("read_settings")(module)
+    in_llamafactory("join_trainer")(SimpleNamespace())
+    assert module.read_args({"stage": "sft", "plugins": None}) == {"stage": "sft", "plugins": None}
+    assert module.read_args(["--stage", "sft"]) == ["--stage", "sft"]
+    for recipe in ({"plugins": ["otr"]}, {"otr": {}}, {"plugins": ["otr_plugin.OTRPlugin"]}):
+        with pytest.raises(RuntimeError, match="otr: LLaMA-Factory cannot train with OTR: ModuleNotFoundError"):
+            module.read_args(recipe)
