@@ -2,11 +2,8 @@
 
 from pathlib import Path
 
-import pytest
-
 from benchmarks.axolotl_host import ENV
-
-from .test_train import losses
+from tests.agreement import losses, same_training
 
 HERE = Path(__file__).parent
 ENVIRONMENT = {"TRITON_INTERPRET": "1", "PYTHONPATH": f"{ENV['PYTHONPATH']}:{HERE}"}
@@ -19,9 +16,7 @@ def test_sft_with_ligers_kernels_is_the_hosts_own_training(axolotl):
     ours, printed = axolotl.train("ours", env=ENVIRONMENT, plugins=[*LIGER, "otr"], otr={"objective": "sft"}, **KERNELS)
     assert "OTR is active: objective sft" in printed
     assert len(losses(plain)) == 2
-    for (loss, norm), (own_loss, own_norm) in zip(losses(ours), losses(plain), strict=True):
-        assert loss == pytest.approx(own_loss, rel=2e-6)
-        assert norm == pytest.approx(own_norm, rel=2e-5)
+    same_training(ours, plain, norms=2e-5)
 
 
 def test_the_kernels_do_run(axolotl):

@@ -8,8 +8,7 @@ import pytest
 
 from benchmarks.axolotl_host import ENV, again_if_a_rank_died
 from otr_plugin.metrics import NAMES, PREFIX
-
-from .test_train import losses
+from tests.agreement import same_training
 
 ON_CPU = {"PYTHONPATH": f"{ENV['PYTHONPATH']}:{Path(__file__).parent}", "ACCELERATE_USE_CPU": "true"}
 TWO = ("--launcher", "torchrun", "--", "--nproc_per_node=2")
@@ -26,10 +25,7 @@ def test_sft_is_the_hosts_own_training(axolotl):
     plain, _ = two_ranks(axolotl, "plain", [])
     ours, printed = two_ranks(axolotl, "ours", ["otr"], otr={"objective": "sft"})
     assert "OTR is active: objective sft" in printed
-    assert losses(plain)
-    for (loss, norm), (own_loss, own_norm) in zip(losses(ours), losses(plain), strict=True):
-        assert loss == pytest.approx(own_loss, rel=2e-6)
-        assert norm == pytest.approx(own_norm, rel=2e-5)
+    same_training(ours, plain, norms=2e-5)
 
 
 def test_two_ranks_are_one_with_twice_the_batch(axolotl):

@@ -11,13 +11,10 @@ from safetensors.torch import load_file
 
 from benchmarks.axolotl_host import BIN, ENV
 from otr_plugin.metrics import NAMES, PREFIX
+from tests.agreement import losses, same_training
 
 PACKED = {"sample_packing": True, "pad_to_sequence_len": True, "sequence_len": 128}
 METRICS = {PREFIX + name for name in NAMES}
-
-
-def losses(log):
-    return [(entry["loss"], entry["grad_norm"]) for entry in log if "loss" in entry]
 
 
 def test_the_host_sees_the_plugin(axolotl):
@@ -48,9 +45,7 @@ def test_sft_is_the_hosts_own_training(axolotl, recipe):
     ours, printed = axolotl.train("ours", plugins=["otr"], otr={"objective": "sft"}, **recipe)
     assert "OTR is active: objective sft" in printed
     assert len(losses(plain)) >= 3
-    for (loss, norm), (own_loss, own_norm) in zip(losses(ours), losses(plain), strict=True):
-        assert loss == pytest.approx(own_loss, rel=2e-6)
-        assert norm == pytest.approx(own_norm, rel=2e-5)
+    same_training(ours, plain, norms=2e-5)
     evaluations = [[e["eval_loss"] for e in log if "eval_loss" in e] for log in (ours, plain)]
     assert evaluations[0] == pytest.approx(evaluations[1], rel=2e-6)
 

@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 from benchmarks.axolotl_host import again_if_a_rank_died
 from benchmarks.llamafactory_host import BIN
 from otr_plugin.metrics import NAMES, PREFIX
+from tests.agreement import losses, same_training
 
 METRICS = {PREFIX + name for name in NAMES}
 LORA = {"finetuning_type": "lora", "lora_rank": 4, "lora_target": "q_proj,v_proj", "lora_dropout": 0.1}
@@ -30,10 +31,6 @@ RECIPES = {
 }
 
 
-def losses(log):
-    return [(entry["loss"], entry["grad_norm"]) for entry in log if "loss" in entry]
-
-
 def evaluations(log):
     return [entry["eval_loss"] for entry in log if "eval_loss" in entry]
 
@@ -44,9 +41,7 @@ def test_sft_is_the_hosts_own_training(factory, recipe):
     ours, printed = factory.train("ours", plugins=["otr"], otr={"objective": "sft"}, **recipe)
     assert "OTR is active: objective sft" in printed
     assert len(losses(plain)) >= 3
-    for (loss, norm), (own_loss, own_norm) in zip(losses(ours), losses(plain), strict=True):
-        assert loss == pytest.approx(own_loss, rel=2e-6)
-        assert norm == pytest.approx(own_norm, rel=5e-5)
+    same_training(ours, plain, norms=5e-5)
     assert evaluations(ours) == pytest.approx(evaluations(plain), rel=2e-6)
 
 
@@ -72,9 +67,7 @@ def test_two_ranks_of_its_own_torchrun(factory):
     plain, _ = again_if_a_rank_died(lambda: factory.train("plain", env=two))
     ours, printed = again_if_a_rank_died(lambda: factory.train("ours", env=two, **sft))
     assert "OTR is active: objective sft" in printed
-    for (loss, norm), (own_loss, own_norm) in zip(losses(ours), losses(plain), strict=True):
-        assert loss == pytest.approx(own_loss, rel=2e-6)
-        assert norm == pytest.approx(own_norm, rel=5e-5)
+    same_training(ours, plain, norms=5e-5)
 
 
 def test_a_run_that_goes_on_ends_as_an_unbroken_one(factory):
