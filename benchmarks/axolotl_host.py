@@ -82,12 +82,12 @@ def make_data(path: Path, count: int = 64, digits: int = 1) -> None:
         for _ in range(count):
             a, b = draw.randint(0, 99), draw.randint(0, 99)
             answer = f"{a + b:0{digits}d}."
-            file.write(json.dumps({"question": f"{a}+{b}=", "answer": answer}) + "\n")
+            file.write(json.dumps({"prompt": f"{a}+{b}=", "completion": answer}) + "\n")
 
 
 DATASET = {
-    "field_instruction": "question",
-    "field_output": "answer",
+    "field_instruction": "prompt",
+    "field_output": "completion",
     "format": "{instruction}",
     "no_input_format": "{instruction}",
 }

@@ -60,7 +60,7 @@ def held_out(skill: str, sizes: range) -> list[Example]:
 
 def write_new_skill(path: Path) -> None:
     pairs = islice(examples(NEW, NEW_SIZES, seed=0, test=False), NEW_EXAMPLES)
-    path.write_text("".join(json.dumps({"question": q, "answer": a}) + "\n" for q, a in pairs))
+    path.write_text("".join(json.dumps({"prompt": q, "completion": a}) + "\n" for q, a in pairs))
 
 
 def new_model(tokenizer: Any) -> Any:

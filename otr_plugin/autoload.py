@@ -58,51 +58,84 @@ def miss_the_plugin(module):
     module.prepare_plugins = prepare_plugins
 
 
-def in_llamafactory(function):
-    """What is done to a module of LLaMA-Factory, which is imported with torch; this is not."""
+def adapter(host, function):
+    """What otr_plugin.hosts does to a module of a host, which is imported with torch; this is not."""
 
     def add(module):
         from importlib import import_module
 
-        try:
-            getattr(import_module("otr_plugin.hosts.llamafactory"), function)(module)
-        except Exception as error:  # recipes without OTR go on; one with it must not, whatever it says of unknown keys
-            refuse_recipes(module, error)
+        getattr(import_module(f"otr_plugin.hosts.{host}"), function)(module)
 
     return add
 
 
-def refuse_recipes(module, error):
-    """llamafactory.hparams.parser, where OTR cannot be added to it: a recipe that asks for OTR is told why."""
+def or_refuse(add, refuse):
+    """Recipes without OTR go on where OTR cannot be added; one with it must not, whatever its host says of the keys."""
+
+    def tried(module):
+        try:
+            add(module)
+        except Exception as error:
+            refuse(module, error)
+
+    return tried
+
+
+def asks_for_otr(recipe):
+    if not isinstance(recipe, dict):
+        return False
+    named = recipe.get("plugins") or []
+    return "otr" in recipe or any(name in NAMES for name in ([named] if isinstance(named, str) else named))
+
+
+def refuse_in_llamafactory(module, error):
+    """llamafactory.hparams.parser"""
     own = getattr(module, "read_args", None)
     if own is None:
         return
 
     def read_args(args=None):
         args = own(args)
-        if isinstance(args, dict) and ("otr" in args or any(name in (args.get("plugins") or []) for name in NAMES)):
+        if asks_for_otr(args):
             raise RuntimeError(f"otr: LLaMA-Factory cannot train with OTR: {error!r}") from error
         return args
 
     module.read_args = read_args
 
 
+def refuse_in_trl(module, error):
+    """trl.scripts.utils"""
+    own = getattr(getattr(module, "TrlParser", None), "set_defaults_with_config", None)
+    if own is None:
+        return
+
+    def set_defaults_with_config(self, **recipe):
+        if asks_for_otr(recipe):
+            raise RuntimeError(f"otr: TRL cannot train with OTR: {error!r}") from error
+        return own(self, **recipe)
+
+    module.TrlParser.set_defaults_with_config = set_defaults_with_config
+
+
 AWAITED = {
     "axolotl.integrations.base": know_the_name,
     "axolotl.cli.config_options": know_the_options,
     "axolotl.cli.config": miss_the_plugin,
-    "llamafactory.hparams.parser": in_llamafactory("read_settings"),
-    "llamafactory.train.sft.trainer": in_llamafactory("join_trainer"),
-    "llamafactory.train.pt.trainer": in_llamafactory("join_trainer"),
-    "llamafactory.model.model_utils.liger_kernel": in_llamafactory("leave_the_loss"),
+    "llamafactory.hparams.parser": or_refuse(adapter("llamafactory", "read_settings"), refuse_in_llamafactory),
+    "llamafactory.train.sft.trainer": or_refuse(adapter("llamafactory", "join_trainer"), refuse_in_llamafactory),
+    "llamafactory.train.pt.trainer": or_refuse(adapter("llamafactory", "join_trainer"), refuse_in_llamafactory),
+    "llamafactory.model.model_utils.liger_kernel": or_refuse(
+        adapter("llamafactory", "leave_the_loss"), refuse_in_llamafactory
+    ),
+    "trl.scripts.utils": or_refuse(adapter("trl", "read_settings"), refuse_in_trl),
 }
 
 
 class Finder:
     """On sys.meta_path: finds nothing itself, and adds to the modules that are awaited when others find them."""
 
-    def __init__(self) -> None:
-        self.awaited = dict(AWAITED)
+    def __init__(self, awaited) -> None:
+        self.awaited = dict(awaited)
 
     def find_spec(self, name, path=None, target=None):
         add = self.awaited.pop(name, None)
@@ -122,6 +155,25 @@ class Finder:
         return spec
 
 
+def finder():
+    return next((finder for finder in sys.meta_path if isinstance(finder, Finder)), None)
+
+
 def install() -> None:
-    if not any(isinstance(finder, Finder) for finder in sys.meta_path):
-        sys.meta_path.insert(0, Finder())
+    if finder() is None:
+        sys.meta_path.insert(0, Finder(AWAITED))
+
+
+def know_trainers() -> None:
+    """From attach() on, the Trainer that is given an attached model follows it; imported by then or not."""
+    awaited = {
+        "transformers.trainer": adapter("trainer", "follow_attached"),
+        "trl.trainer.sft_trainer": adapter("trl", "join_trainer"),
+    }
+    if finder() is None:  # this module is switched off, or was never installed
+        sys.meta_path.insert(0, Finder({}))
+    for name, add in awaited.items():
+        if name in sys.modules:
+            add(sys.modules[name])
+        else:
+            finder().awaited[name] = add

@@ -17,12 +17,13 @@ import functools
 import hashlib
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from otr_plugin.autoload import know_trainers
 from otr_plugin.config import OTRConfig
 from otr_plugin.first_step import FirstStep
 from otr_plugin.instance import Replaced
@@ -43,7 +44,17 @@ def attach(model: nn.Module, config: OTRConfig | None = None, *, seed: int = 0) 
     inner = causal_lm(model)
     if hasattr(inner, MARK):
         getattr(inner, MARK).detach()
+    know_trainers()
     return Handle(inner, OTRConfig() if config is None else config, seed)
+
+
+def attached(model: Any) -> Handle | None:
+    """What attach() gave for this model, if it is attached."""
+    try:
+        handle: Handle | None = getattr(causal_lm(model), MARK, None)
+    except ValueError:  # no causal language model
+        return None
+    return handle
 
 
 def causal_lm(model: Any) -> Any:
@@ -75,6 +86,7 @@ class Call:
     shift_labels: Tensor | None
     num_items: Any
     loss: Tensor | None = None
+    sums: dict[str, Tensor] = field(default_factory=dict)  # the metrics of these positions alone
     check: FirstStep | None = None
     taken: bool = False
 
@@ -89,6 +101,9 @@ class Handle:
         self.finish = finish_of(model.config)
         refuse_unknown(self.head)
         self.eval_logits = False  # a host that needs them (compute_metrics) sets this
+        # A host that asks for more than `loss` sets these: what it makes of a model's output, and its own words for it.
+        self.answer: Callable[[Call, Any], Any] | None = None
+        self.host_words: tuple[str, ...] = ()
         self.checked = False
         self.step = self.micro_batch = self.rank = 0
         self.call: Call | None = None
@@ -138,6 +153,7 @@ class Handle:
     # The three places, in the order in which a call meets them.
 
     def at_model(self, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        kwargs = {name: value for name, value in kwargs.items() if name not in self.host_words}
         given = self.bind(args, kwargs)
         labels, shift_labels = given.get("labels"), given.get("shift_labels")
         nothing_to_do = labels is None and shift_labels is None
@@ -163,7 +179,7 @@ class Handle:
                 "something else computes the loss, and OTR would not be trained. Usual causes are a fused cross "
                 "entropy (Liger's fused_linear_cross_entropy, Cut Cross Entropy, Unsloth): switch it off."
             )
-        return output
+        return output if self.answer is None else self.answer(call, output)
 
     def bind(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
         if not args:
@@ -195,7 +211,7 @@ class Handle:
         )
         items = out.metrics[COUNT].clamp(min=1) if items is None else items
         # The value people compare is the NLL's; the gradient is the objective's.
-        call.loss = out.metrics["nll"] / items + (out.loss - out.loss.detach())
+        call.loss, call.sums = out.metrics["nll"] / items + (out.loss - out.loss.detach()), out.metrics
         if training:
             self.micro_batch += 1
             for name, value in out.metrics.items():
@@ -222,7 +238,7 @@ class Handle:
         if call.check is not None:
             logits = args[0] if args else kwargs["logits"]
             call.check.compare(logits)
-        return call.loss
+        return call.loss.clone()  # models of experts add to it in place
 
     def uniforms(self, positions: int, device: torch.device) -> Tensor:
         key = f"{self.seed}/{self.step}/{self.micro_batch}/{self.rank}".encode()

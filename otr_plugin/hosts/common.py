@@ -6,6 +6,27 @@ from collections.abc import Mapping
 from importlib.metadata import version
 from typing import Any
 
+from otr_plugin.autoload import NAMES
+from otr_plugin.config import OTRConfig
+
+
+def settings_of(host: str, plugins: Any, settings: Any, overrides: Mapping[str, Any] | None = None) -> OTRConfig:
+    """What a recipe says under `plugins:` and `otr:`, and a command line over it, in a host that has no plugins."""
+    named = [plugins] if isinstance(plugins, str) else list(plugins or [])
+    if not any(name in NAMES for name in named):
+        raise ValueError(
+            f"otr: the recipe has `otr:`, but `plugins: {named}` does not name it: it would train without OTR. Add "
+            "`plugins: [otr]`, or remove the setting."
+            if settings is not None or overrides
+            else f"otr: the recipe has `plugins: {named}`; the one plugin that there is in {host} is otr."
+        )
+    others = [name for name in named if name not in NAMES]
+    if others:
+        raise ValueError(f"otr: the recipe has {others} under `plugins:`; in {host} there is only otr.")
+    if not isinstance(settings, dict | None):
+        raise ValueError(f"otr: `otr:` holds settings, such as `samples: 256`; the recipe has {settings!r} there.")
+    return OTRConfig(**(settings or {}) | dict(overrides or {}))
+
 
 def said_elsewhere(recipe: Mapping[str, Any], keys: Mapping[str, str]) -> list[str]:
     """Which of these keys a recipe sets, with what to do about each."""

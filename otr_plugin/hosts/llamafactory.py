@@ -13,9 +13,7 @@ from collections.abc import Callable
 from importlib.metadata import version
 from typing import Any
 
-from otr_plugin.autoload import NAMES
-from otr_plugin.config import OTRConfig
-from otr_plugin.hosts.common import refuse, said_elsewhere, untried
+from otr_plugin.hosts.common import refuse, said_elsewhere, settings_of, untried
 from otr_plugin.hosts.trainer import join
 
 TRIED = ("0.9.5",)
@@ -49,7 +47,7 @@ def read_settings(parser_module: Any) -> None:
         if not isinstance(args, dict) or not ({"plugins", "otr"} & args.keys()):
             return own(parser, args, allow_extra_keys)
         recipe = dict(args)
-        config = _settings(recipe.pop("plugins", None), recipe.pop("otr", None))
+        config = settings_of("LLaMA-Factory", recipe.pop("plugins", None), recipe.pop("otr", None))
         _refuse_a_loss_elsewhere(recipe)
         parsed = own(parser, recipe, allow_extra_keys)
         for part in parsed:
@@ -79,21 +77,6 @@ def leave_the_loss(liger_module: Any) -> None:
         return own(config, model_args, is_trainable, require_logits or hasattr(model_args, MARK))
 
     liger_module.apply_liger_kernel = apply_liger_kernel
-
-
-def _settings(plugins: Any, settings: Any) -> OTRConfig:
-    named = [plugins] if isinstance(plugins, str) else list(plugins or [])
-    if not any(name in NAMES for name in named):
-        raise ValueError(
-            f"otr: the recipe has `otr:`, but `plugins: {named}` does not name it: it would train without OTR. Add "
-            "`plugins: [otr]`, or remove the setting."
-            if settings is not None
-            else f"otr: the recipe has `plugins: {named}`; the one plugin that there is in LLaMA-Factory is otr."
-        )
-    others = [name for name in named if name not in NAMES]
-    if others:
-        raise ValueError(f"otr: the recipe has {others} under `plugins:`; in LLaMA-Factory there is only otr.")
-    return OTRConfig(**(settings or {}))
 
 
 def _refuse_a_loss_elsewhere(recipe: dict[str, Any]) -> None:

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import functools
 from types import MethodType
 from typing import Any
 
 from transformers import Trainer, TrainerCallback
 
 from otr_plugin.config import OTRConfig
-from otr_plugin.head import Handle, attach
+from otr_plugin.head import MARK, Handle, attach, attached
 
 
 def join(trainer: Trainer, config: OTRConfig) -> Handle:
     """Attach OTR to the trainer's model and to its log."""
     handle = attach(trainer.model, config, seed=trainer.args.seed)
+    follow(trainer, handle)
+    return handle
+
+
+def follow(trainer: Trainer, handle: Handle) -> None:
+    """Draws keyed by this trainer's steps, metrics in its log, and an error where it goes past OTR."""
     handle.rank = trainer.args.process_index
     handle.eval_logits = trainer.compute_metrics is not None
     _refuse_what_takes_the_labels(trainer)
@@ -26,7 +33,23 @@ def join(trainer: Trainer, config: OTRConfig) -> Handle:
         own_log(logs, *args, **kwargs)
 
     trainer.log = MethodType(log, trainer)
-    return handle
+
+
+def follow_attached(trainer_module: Any) -> None:
+    """transformers.trainer: a Trainer that is given an attached model follows it."""
+    own = trainer_module.Trainer.__init__
+    if hasattr(own, MARK):
+        return
+
+    @functools.wraps(own)
+    def init(self: Any, *args: Any, **kwargs: Any) -> None:
+        own(self, *args, **kwargs)
+        if handle := attached(self.model):
+            follow(self, handle)
+            self.accelerator.print(handle.describe())
+
+    setattr(init, MARK, True)
+    trainer_module.Trainer.__init__ = init
 
 
 def _refuse_what_takes_the_labels(trainer: Trainer) -> None:
