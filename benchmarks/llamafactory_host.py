@@ -52,7 +52,9 @@ class LlamaFactory:
         pairs = [(draw.randint(0, 99), draw.randint(0, 99)) for _ in range(96)]
         rows = [{"instruction": f"{a}+{b}=", "input": "", "output": f"{a + b}."} for a, b in pairs]
         (folder / "sums.json").write_text(json.dumps(rows))
-        (folder / "dataset_info.json").write_text(json.dumps({"sums": {"file_name": "sums.json"}}))
+        (folder / "dataset_info.json").write_text(
+            json.dumps({name: {"file_name": f"{name}.json"} for name in ("sums", "same")})
+        )
 
     def settings(self, name: str, **changes: Any) -> dict[str, Any]:
         own = {"model_name_or_path": str(self.folder / "model"), "dataset_dir": str(self.folder)}

@@ -109,11 +109,13 @@ class TRL:
         done = self.call(str(BIN / "trl"), "sft", "--config", str(recipe), *arguments, env=env)
         return self.log_of(name), done.stdout + done.stderr
 
-    def train_each(self, recipes: dict[str, dict[str, Any]], env: dict[str, str] | None = None) -> str:
+    def train_each(
+        self, recipes: dict[str, dict[str, Any]], env: dict[str, str] | None = None, before: str = ""
+    ) -> str:
         """All in one process; everything that was printed. `log_of` has what each logged."""
         saved = {"save_strategy": "steps", "save_steps": 1000}
         paths = [str(self.recipe(name, **(saved | recipe))) for name, recipe in recipes.items()]
-        done = self.call(sys.executable, "-c", SCRIPT, *paths, env=env)
+        done = self.call(sys.executable, "-c", before + SCRIPT, *paths, env=env)
         return done.stdout + done.stderr
 
     def log_of(self, name: str) -> list[dict[str, float]]:

@@ -1,5 +1,6 @@
 """The real command: the host sees the plugin, and what it trains is what the recipe says."""
 
+import json
 import os
 import signal
 import subprocess
@@ -11,7 +12,7 @@ from safetensors.torch import load_file
 
 from benchmarks.axolotl_host import BIN, ENV
 from otr_plugin.metrics import NAMES, PREFIX
-from tests.agreement import losses, same_training
+from tests.agreement import ANSWER, EXAMPLES, PROMPT, RECIPE, losses, same_as_the_specification, same_training
 
 PACKED = {"sample_packing": True, "pad_to_sequence_len": True, "sequence_len": 128}
 METRICS = {PREFIX + name for name in NAMES}
@@ -48,6 +49,12 @@ def test_sft_is_the_hosts_own_training(axolotl, recipe):
     same_training(ours, plain, norms=2e-5)
     evaluations = [[e["eval_loss"] for e in log if "eval_loss" in e] for log in (ours, plain)]
     assert evaluations[0] == pytest.approx(evaluations[1], rel=2e-6)
+
+
+def test_otr_is_what_the_specification_says(axolotl):
+    (axolotl.folder / "same.jsonl").write_text((json.dumps({"prompt": PROMPT, "completion": ANSWER}) + "\n") * EXAMPLES)
+    log, _ = axolotl.train("same", data="same.jsonl", **RECIPE)
+    same_as_the_specification(log, axolotl.folder / "model", width=64)
 
 
 def weights(folder):

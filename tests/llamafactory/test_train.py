@@ -1,5 +1,6 @@
 """The real command: the host's own training with `objective: sft`, and OTR's with the defaults."""
 
+import json
 import sys
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from safetensors.torch import load_file
 from benchmarks.axolotl_host import again_if_a_rank_died
 from benchmarks.llamafactory_host import BIN
 from otr_plugin.metrics import NAMES, PREFIX
-from tests.agreement import losses, same_training
+from tests.agreement import ANSWER, EXAMPLES, PROMPT, RECIPE, losses, same_as_the_specification, same_training
 
 METRICS = {PREFIX + name for name in NAMES}
 LORA = {"finetuning_type": "lora", "lora_rank": 4, "lora_target": "q_proj,v_proj", "lora_dropout": 0.1}
@@ -54,6 +55,13 @@ def test_otr(factory):
         assert entry.keys() >= METRICS
         assert entry["loss"] == pytest.approx(entry["otr/nll"], rel=1e-4), "the loss that is logged is the NLL"
         assert 0 <= entry["otr/hit_rate"] <= 1
+
+
+def test_otr_is_what_the_specification_says(factory):
+    rows = [{"instruction": PROMPT, "input": "", "output": ANSWER}] * EXAMPLES
+    (factory.folder / "same.json").write_text(json.dumps(rows))
+    log, _ = factory.train("same", dataset="same", **RECIPE)
+    same_as_the_specification(log, factory.folder / "model", eos=False, width=8)
 
 
 def test_overrides_on_the_command_line(factory):
