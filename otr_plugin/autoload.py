@@ -3,7 +3,8 @@
 A line in a .pth file imports this module at every Python start. It imports nothing; it adds one finder, which waits
 for a few modules of the hosts and adds to them what they have no other way in for. In Axolotl: the plugin's short name,
 `--otr.samples 16` on the command line, and an error where a recipe has settings for OTR and no plugin to read them.
-In LLaMA-Factory, which has no plugins: everything. OTR_PLUGIN_AUTOLOAD=0 switches it off.
+In LLaMA-Factory, which has no plugins: everything. In ms-swift: the loss's name, so that a recipe needs no path to a
+file, and an error for settings without it. OTR_PLUGIN_AUTOLOAD=0 switches it off.
 """
 
 import sys
@@ -58,22 +59,31 @@ def miss_the_plugin(module):
     module.prepare_plugins = prepare_plugins
 
 
-def in_llamafactory(function):
-    """What is done to a module of LLaMA-Factory, which is imported with torch; this is not."""
+def adapter(host, function):
+    """What otr_plugin.hosts does to a module of a host, which is imported with torch; this is not."""
 
     def add(module):
         from importlib import import_module
 
-        try:
-            getattr(import_module("otr_plugin.hosts.llamafactory"), function)(module)
-        except Exception as error:  # recipes without OTR go on; one with it must not, whatever it says of unknown keys
-            refuse_recipes(module, error)
+        getattr(import_module(f"otr_plugin.hosts.{host}"), function)(module)
 
     return add
 
 
-def refuse_recipes(module, error):
-    """llamafactory.hparams.parser, where OTR cannot be added to it: a recipe that asks for OTR is told why."""
+def or_refuse(add, refuse):
+    """Recipes without OTR go on where OTR cannot be added; one with it must not, whatever its host says of the keys."""
+
+    def tried(module):
+        try:
+            add(module)
+        except Exception as error:
+            refuse(module, error)
+
+    return tried
+
+
+def refuse_in_llamafactory(module, error):
+    """llamafactory.hparams.parser"""
     own = getattr(module, "read_args", None)
     if own is None:
         return
@@ -87,14 +97,33 @@ def refuse_recipes(module, error):
     module.read_args = read_args
 
 
+def refuse_in_swift(module, error):
+    """swift.trainers.trainer_factory, where a loss_type that swift does not know would be a KeyError, and late."""
+    factory = getattr(module, "TrainerFactory", None)
+    own = getattr(factory, "get_training_args", None)
+    if own is None:
+        return
+
+    def get_training_args(args):
+        if "otr" in (getattr(args, "loss_type", None) or ""):
+            raise RuntimeError(f"otr: ms-swift cannot train with OTR: {error!r}") from error
+        return own(args)
+
+    factory.get_training_args = staticmethod(get_training_args)
+
+
 AWAITED = {
     "axolotl.integrations.base": know_the_name,
     "axolotl.cli.config_options": know_the_options,
     "axolotl.cli.config": miss_the_plugin,
-    "llamafactory.hparams.parser": in_llamafactory("read_settings"),
-    "llamafactory.train.sft.trainer": in_llamafactory("join_trainer"),
-    "llamafactory.train.pt.trainer": in_llamafactory("join_trainer"),
-    "llamafactory.model.model_utils.liger_kernel": in_llamafactory("leave_the_loss"),
+    "llamafactory.hparams.parser": or_refuse(adapter("llamafactory", "read_settings"), refuse_in_llamafactory),
+    "llamafactory.train.sft.trainer": or_refuse(adapter("llamafactory", "join_trainer"), refuse_in_llamafactory),
+    "llamafactory.train.pt.trainer": or_refuse(adapter("llamafactory", "join_trainer"), refuse_in_llamafactory),
+    "llamafactory.model.model_utils.liger_kernel": or_refuse(
+        adapter("llamafactory", "leave_the_loss"), refuse_in_llamafactory
+    ),
+    "swift.trainers.trainer_factory": or_refuse(adapter("swift", "register"), refuse_in_swift),
+    "swift.megatron.arguments.sft_args": adapter("swift", "refuse_megatron"),
 }
 
 

@@ -17,7 +17,7 @@ import functools
 import hashlib
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -75,6 +75,7 @@ class Call:
     shift_labels: Tensor | None
     num_items: Any
     loss: Tensor | None = None
+    sums: dict[str, Tensor] = field(default_factory=dict)  # the metrics of these positions alone
     check: FirstStep | None = None
     taken: bool = False
 
@@ -89,6 +90,8 @@ class Handle:
         self.finish = finish_of(model.config)
         refuse_unknown(self.head)
         self.eval_logits = False  # a host that needs them (compute_metrics) sets this
+        # A host that asks for more than `loss` sets this: what it makes of a model's output.
+        self.answer: Callable[[Call, Any], Any] | None = None
         self.checked = False
         self.step = self.micro_batch = self.rank = 0
         self.call: Call | None = None
@@ -163,7 +166,7 @@ class Handle:
                 "something else computes the loss, and OTR would not be trained. Usual causes are a fused cross "
                 "entropy (Liger's fused_linear_cross_entropy, Cut Cross Entropy, Unsloth): switch it off."
             )
-        return output
+        return output if self.answer is None else self.answer(call, output)
 
     def bind(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
         if not args:
@@ -195,7 +198,7 @@ class Handle:
         )
         items = out.metrics[COUNT].clamp(min=1) if items is None else items
         # The value people compare is the NLL's; the gradient is the objective's.
-        call.loss = out.metrics["nll"] / items + (out.loss - out.loss.detach())
+        call.loss, call.sums = out.metrics["nll"] / items + (out.loss - out.loss.detach()), out.metrics
         if training:
             self.micro_batch += 1
             for name, value in out.metrics.items():
