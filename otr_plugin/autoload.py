@@ -99,8 +99,7 @@ def refuse_in_llamafactory(module, error):
 
 def refuse_in_swift(module, error):
     """swift.trainers.trainer_factory, where a loss_type that swift does not know would be a KeyError, and late."""
-    factory = getattr(module, "TrainerFactory", None)
-    own = getattr(factory, "get_training_args", None)
+    own = getattr(getattr(module, "TrainerFactory", None), "get_training_args", None)
     if own is None:
         return
 
@@ -109,7 +108,7 @@ def refuse_in_swift(module, error):
             raise RuntimeError(f"otr: ms-swift cannot train with OTR: {error!r}") from error
         return own(args)
 
-    factory.get_training_args = staticmethod(get_training_args)
+    module.TrainerFactory.get_training_args = staticmethod(get_training_args)
 
 
 AWAITED = {

@@ -44,7 +44,7 @@ def register(factory_module: Any = None) -> None:
         if "swift.megatron" in sys.modules:
             raise ValueError(IN_MEGATRON)
         factory_module = import_module("swift.trainers.trainer_factory")
-    factory = getattr(factory_module, "TrainerFactory", None)
+    factory: Any = getattr(factory_module, "TrainerFactory", None)
     own = getattr(factory, "get_training_args", None)
     if own is None:
         raise RuntimeError(
@@ -165,6 +165,9 @@ class Joins(TrainerCallback):
 
 class TokenAccuracy(MeanMetric):
     """Counts stay on the device until they are logged."""
+
+    state: Any
+    count: Any
 
     def compute(self) -> Any:
         self.state, self.count = float(self.state), int(self.count)

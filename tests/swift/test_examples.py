@@ -16,10 +16,3 @@ def test_it_runs(swift, path):
     done = swift.call(*command, "--output_dir", str(out))
     assert ("OTR is active: objective otr (256 samples" in done.stdout + done.stderr) == path.stem.endswith("-otr")
     assert [entry["step"] for entry in log_of(out) if "loss" in entry] == [1, 2]
-
-
-def test_the_twins_differ_in_the_otr_lines_only():
-    lines = {path.stem.rsplit("-")[-1]: path.read_text().splitlines() for path in EXAMPLES}
-    more = [line.strip() for line in lines["otr"] if line not in lines["sft"]]
-    assert [line for line in more if "quickstart" not in line] == ["OTR_OBJECTIVE: otr", "loss_type: otr"]
-    assert len(lines["otr"]) == len(lines["sft"]) + 3

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from benchmarks.axolotl_host import again_if_a_rank_died
-from benchmarks.swift_host import BIN, ROOT
+from benchmarks.swift_host import ROOT
 from otr_plugin.metrics import NAMES, PREFIX
 from tests.agreement import losses, same_training
 
