@@ -7,7 +7,7 @@ from benchmarks.swift_host import Swift
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # what a host's import warns of is its own
-    importlib.import_module("swift.pipelines")
+    importlib.import_module("swift.arguments")
 
 
 @pytest.fixture(scope="session")
