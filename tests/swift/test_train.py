@@ -72,6 +72,7 @@ def test_sft_is_the_hosts_own_training(runs, recipe):
     plain, ours = runs[f"{recipe}, plain"], runs[f"{recipe}, ours"]
     assert (plain["error"], ours["error"]) == ("", "")
     assert "OTR is active: objective sft" in ours["said"]
+    assert (recipe == "QLoRA") == ("Linear4bit" in ours["said"])
     assert "OTR" not in plain["said"].replace("OTR_", "")
     assert len(losses(plain["log"])) >= 3
     same_training(ours["log"], plain["log"], norms=5e-5)
@@ -116,6 +117,7 @@ def test_two_ranks_of_its_own_torchrun(swift):
     plain, _ = again_if_a_rank_died(lambda: swift.train("plain", shell=two))
     ours, printed = again_if_a_rank_died(lambda: swift.train("ours", shell=two, **SFT))
     assert "OTR is active: objective sft" in printed
+    assert "world_size: 2" in printed
     same_training(ours, plain, norms=5e-5)
 
 
