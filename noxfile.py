@@ -11,7 +11,7 @@ import nox
 nox.needs_version = ">=2025.2.9"
 nox.options.default_venv_backend = "venv"
 nox.options.reuse_existing_virtualenvs = True
-nox.options.sessions = ["lint", "core", "axolotl", "llamafactory"]
+nox.options.sessions = ["lint", "core", "axolotl", "llamafactory", "swift"]
 nox.options.error_on_missing_interpreters = True
 
 GROUPS = nox.project.load_toml("pyproject.toml")
@@ -61,6 +61,15 @@ def llamafactory(session: nox.Session) -> None:
     stub = "import pathlib, sysconfig; pathlib.Path(sysconfig.get_path('purelib'), 'torchaudio.py').touch()"
     session.run_install("python", "-c", stub)
     session.run("pytest", *(session.posargs or ["tests/llamafactory"]))
+
+
+@nox.session
+def swift(session: nox.Session) -> None:
+    """The real ms-swift, with the plugin added to its environment."""
+    session.log("ms-swift and all that it needs are installed here: some minutes, the first time")
+    install(session, "swift", "torch", constraints="swift")
+    install(session, "swift", "-e", ".", constraints="swift")
+    session.run("pytest", *(session.posargs or ["tests/swift"]))
 
 
 @nox.session(python="3.10")

@@ -3,7 +3,8 @@
 A line in a .pth file imports this module at every Python start. It imports nothing; it adds one finder, which waits
 for a few modules of the hosts and adds to them what they have no other way in for. In Axolotl: the plugin's short name,
 `--otr.samples 16` on the command line, and an error where a recipe has settings for OTR and no plugin to read them.
-In LLaMA-Factory, which has no plugins: everything. OTR_PLUGIN_AUTOLOAD=0 switches it off.
+In LLaMA-Factory, which has no plugins: everything. In ms-swift: the loss's name, so that a recipe needs no path to a
+file, and an error for settings without it. OTR_PLUGIN_AUTOLOAD=0 switches it off.
 """
 
 import sys
@@ -117,6 +118,20 @@ def refuse_in_trl(module, error):
     module.TrlParser.set_defaults_with_config = set_defaults_with_config
 
 
+def refuse_in_swift(module, error):
+    """swift.trainers.trainer_factory, where a loss_type that swift does not know would be a KeyError, and late."""
+    own = getattr(getattr(module, "TrainerFactory", None), "get_training_args", None)
+    if own is None:
+        return
+
+    def get_training_args(args):
+        if "otr" in (getattr(args, "loss_type", None) or ""):
+            raise RuntimeError(f"otr: ms-swift cannot train with OTR: {error!r}") from error
+        return own(args)
+
+    module.TrainerFactory.get_training_args = staticmethod(get_training_args)
+
+
 AWAITED = {
     "axolotl.integrations.base": know_the_name,
     "axolotl.cli.config_options": know_the_options,
@@ -128,6 +143,8 @@ AWAITED = {
         adapter("llamafactory", "leave_the_loss"), refuse_in_llamafactory
     ),
     "trl.scripts.utils": or_refuse(adapter("trl", "read_settings"), refuse_in_trl),
+    "swift.trainers.trainer_factory": or_refuse(adapter("swift", "register"), refuse_in_swift),
+    "swift.megatron.arguments.sft_args": adapter("swift", "refuse_megatron"),
 }
 
 

@@ -263,7 +263,8 @@ def _shifted(call: Call, hidden: Tensor) -> Tensor:
     if labels.numel() != hidden[..., 0].numel():
         raise RuntimeError(
             f"otr: the head was given hidden states of shape {list(hidden.shape)} for labels of shape "
-            f"{list(labels.shape)}. Expected one for each label (logits_to_keep is not understood in training)."
+            f"{list(labels.shape)}. Expected one for each label; where logits_to_keep leaves positions out, "
+            "leave out their labels."
         )
     return labels
 

@@ -33,11 +33,11 @@ def said_elsewhere(recipe: Mapping[str, Any], keys: Mapping[str, str]) -> list[s
     return [f"`{key}: {recipe[key]}`: {fix}" for key, fix in keys.items() if recipe.get(key)]
 
 
-def refuse(problems: list[str]) -> None:
+def refuse(problems: list[str], asked: str = "`plugins: [otr]`") -> None:
     """Nobody should train something else under OTR's name."""
     if problems:
         raise ValueError(
-            "`plugins: [otr]` trains with One-Token Rollout, but this recipe also says that the loss is computed "
+            f"{asked} trains with One-Token Rollout, but this recipe also says that the loss is computed "
             "elsewhere, and OTR would not be trained. " + "; ".join(problems) + "."
         )
 

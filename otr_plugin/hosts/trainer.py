@@ -11,6 +11,8 @@ from transformers import Trainer, TrainerCallback
 from otr_plugin.config import OTRConfig
 from otr_plugin.head import MARK, Handle, attach, attached
 
+NAME = "otr"  # the attribute in which a trainer has its handle
+
 
 def join(trainer: Trainer, config: OTRConfig) -> Handle:
     """Attach OTR to the trainer's model and to its log."""
@@ -21,6 +23,7 @@ def join(trainer: Trainer, config: OTRConfig) -> Handle:
 
 def follow(trainer: Trainer, handle: Handle) -> None:
     """Draws keyed by this trainer's steps, metrics in its log, and an error where it goes past OTR."""
+    setattr(trainer, NAME, handle)
     handle.rank = trainer.args.process_index
     handle.eval_logits = trainer.compute_metrics is not None
     _refuse_what_takes_the_labels(trainer)
@@ -44,7 +47,8 @@ def follow_attached(trainer_module: Any) -> None:
     @functools.wraps(own)
     def init(self: Any, *args: Any, **kwargs: Any) -> None:
         own(self, *args, **kwargs)
-        if handle := attached(self.model):
+        handle = attached(self.model)
+        if handle is not None and getattr(self, NAME, None) is not handle:
             follow(self, handle)
             self.accelerator.print(handle.describe())
 

@@ -90,12 +90,12 @@ def test_a_start_is_not_slowed(record_property):
 def test_where_a_host_cannot_be_reached_its_otr_recipes_are_refused(monkeypatch):
     from types import SimpleNamespace
 
-    from otr_plugin.autoload import in_llamafactory
+    from otr_plugin.autoload import AWAITED
 
     monkeypatch.setitem(sys.modules, "otr_plugin.hosts.llamafactory", None)
     module = SimpleNamespace(read_args=lambda args=None: args)
-    in_llamafactory("read_settings")(module)
-    in_llamafactory("join_trainer")(SimpleNamespace())
+    AWAITED["llamafactory.hparams.parser"](module)
+    AWAITED["llamafactory.train.sft.trainer"](SimpleNamespace())
     assert module.read_args({"stage": "sft", "plugins": None}) == {"stage": "sft", "plugins": None}
     assert module.read_args(["--stage", "sft"]) == ["--stage", "sft"]
     for recipe in ({"plugins": ["otr"]}, {"otr": {}}, {"plugins": ["otr_plugin.OTRPlugin"]}):

@@ -337,3 +337,37 @@ def test_a_batch_without_a_trained_token_has_loss_zero():
         assert loss == 0
         assert not any(gradient.any() for gradient in gradients.values())
         assert gradients, "the loss is not connected to the model"
+
+
+@pytest.mark.parametrize("mask", [False, True], ids=["the last of a batch", "a mask of one row"])
+def test_hosts_may_trim_what_goes_through_the_head(mask):
+    """As ms-swift does: logits_to_keep, and labels of as many positions."""
+    model, inputs = tiny("llama"), batch(rows=1 if mask else 3)
+    labels, keep = inputs["labels"][:, -6:], 6
+    if mask:  # what is trained, moved to where it is predicted; the last position predicts nothing
+        inputs["labels"][:, 0] = -100
+        trained = inputs["labels"] != -100
+        keep = torch.nn.functional.pad(trained[0, 1:], (0, 1), value=True)
+        labels = torch.nn.functional.pad(inputs["labels"][trained].unsqueeze(0), (1, 0), value=-100)
+    trimmed = inputs | {"labels": labels, "logits_to_keep": keep}
+    want_loss, want = step(model, **trimmed)
+    attach(model, SFT)
+    for _ in range(2):
+        loss, gradients = step(model, **trimmed)
+        torch.testing.assert_close(loss, want_loss, rtol=2e-6, atol=1e-6)
+        same(gradients, want)
+    with pytest.raises(RuntimeError, match="where logits_to_keep leaves positions out, leave out their labels"):
+        model(**inputs | {"logits_to_keep": 6})
+
+
+def test_a_host_may_make_more_of_the_answer():
+    model, inputs = tiny("llama"), batch()
+    handle = attach(model, OTR)
+    asked = []
+    handle.answer = lambda call, output: asked.append(call.sums) or {"loss": output.loss}
+    for train in (True, False):  # counted for the call alone, in evaluation too
+        output = model.train(train)(**inputs)
+        assert list(output) == ["loss"]
+        assert asked[-1]["tokens"] == (inputs["labels"][:, 1:] != -100).sum()
+    assert model(inputs["input_ids"]).logits.shape[-1] == model.config.vocab_size
+    assert len(asked) == 2

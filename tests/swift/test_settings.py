@@ -1,0 +1,159 @@
+"""What a recipe may say beside `loss_type: otr`, told before any weight is loaded. Without it, it is none of ours."""
+
+import importlib
+import re
+import sys
+from types import SimpleNamespace
+
+import pytest
+from swift.arguments import RLHFArguments, SftArguments
+from swift.loss import loss_map
+from swift.trainers import TrainerFactory
+
+from otr_plugin import OTRConfig
+from otr_plugin.autoload import AWAITED
+from otr_plugin.hosts import swift as host
+
+FACTORY = "swift.trainers.trainer_factory"
+
+
+@pytest.fixture
+def parse(swift, monkeypatch):
+    def parse(kind=SftArguments, env=None, **changes):
+        recipe = swift.settings("parsed", **{"loss_type": "otr"} | changes)
+        for name, value in (recipe.pop("ENV") | (env or {})).items():
+            monkeypatch.setenv(name, str(value))  # as `swift sft` does, which makes text of everything
+        return kind(**recipe)
+
+    return parse
+
+
+@pytest.mark.parametrize(
+    ("env", "config"),
+    [
+        ({}, {}),
+        ({"OTR_SAMPLES": 8, "OTR_BETA": -1e-05, "OTR_TOP_K": None}, {"samples": 8, "beta": -1e-05}),
+        ({"OTR_TOP_K": 20, "OTR_TOP_P": 0.9, "OTR_BASELINE": "mean"}, {"top_k": 20, "top_p": 0.9, "baseline": "mean"}),
+        ({"OTR_CHUNK_TOKENS": 512, "OTR_KERNEL": "torch"}, {"chunk_tokens": 512, "kernel": "torch"}),
+        ({"OTR_CHUNK_TOKENS": "auto", "OTR_ESTIMATOR": "exact"}, {"estimator": "exact"}),
+        ({"otr_samples": 8, "OTR_PLUGIN_AUTOLOAD": 1}, {"samples": 8}),
+    ],
+    ids=str,
+)
+def test_settings_arrive(parse, env, config):
+    parse(env=env)
+    assert host.settings() == OTRConfig(**config)
+    assert loss_map["otr"] is host.OTRLoss
+
+
+@pytest.mark.parametrize(
+    ("env", "message"),
+    [
+        ({"OTR_SAMPLES": 0}, "samples should be greater than or equal to 1, got '0'"),
+        ({"OTR_SAMPLES": True}, "samples should be a valid integer, unable to parse string as an integer, got 'True'"),
+        ({"OTR_TEMPERATUR": 2}, "unknown key 'temperatur': did you mean 'temperature'?"),
+        ({"OTR": {"samples": 16}}, "unknown key 'otr': the keys are objective, estimator, samples"),
+    ],
+    ids=str,
+)
+def test_bad_settings_are_explained(parse, env, message):
+    ours = "otr: a setting is a variable under `ENV:`, or of the shell: OTR_ and its key in capitals. OTRConfig: "
+    with pytest.raises(ValueError, match=re.escape(ours + message)):
+        parse(env=env)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "fix"),
+    [
+        ("enable_dft_loss", True, "set it to false; `OTR_OBJECTIVE: dft` is that loss"),
+        ("enable_channel_loss", True, "set it to false"),
+        ("label_smoothing_factor", 0.1, "set it to 0"),
+        ("task_type", "embedding", "set it to causal_lm"),
+        ("task_type", "seq_cls", "set it to causal_lm"),
+        ("tuner_backend", "unsloth", "set it to peft"),
+        ("sequence_parallel_size", 2, "set it to 1"),
+        ("loss_scale", "hermes", "choose one of zeros and ones"),
+        ("is_binary_loss_scale", False, "remove it"),
+    ],
+)
+def test_a_loss_elsewhere_is_refused_by_name(parse, key, value, fix):
+    told = rf"`loss_type: otr` trains with One-Token Rollout.*`{key}: {value}`: {re.escape(fix)}"
+    with pytest.raises(ValueError, match=told):
+        parse(**{key: value}, **({"num_labels": 2} if value == "seq_cls" else {}))
+
+
+@pytest.mark.parametrize("kind", ["dpo", "kto", "rm"])
+def test_rlhf_is_refused(parse, kind):
+    with pytest.raises(ValueError, match=rf"`rlhf_type: {kind}`: run `swift sft`; preference and RL trainers"):
+        parse(kind=RLHFArguments, rlhf_type=kind)
+
+
+@pytest.mark.parametrize("loss_type", [None, "cross_entropy"])
+def test_settings_without_the_loss_are_refused(parse, loss_type):
+    told = r"otr: OTR_SAMPLES under `ENV:` or in the shell, but `loss_type: .*`: it would train without OTR"
+    with pytest.raises(ValueError, match=told):
+        parse(env={"OTR_SAMPLES": 16}, loss_type=loss_type)
+
+
+def test_a_recipe_without_otr_is_none_of_ours(parse):
+    assert parse(loss_type=None).training_args.callbacks == []
+    assert "liger_kernel_config" in vars(parse(loss_type="cross_entropy").training_args)
+    assert parse(loss_type=None, env={"OTR_HOME": "another program's"}).training_args.callbacks == []
+
+
+def test_a_key_as_in_other_hosts_is_unknown_to_swift(swift):
+    run = swift.several({"key": {"loss_type": "otr", "otr": {"samples": 16}}, "plugins": {"plugins": ["otr"]}})
+    assert "remaining_argv: ['--otr'" in run["key"]["error"]
+    assert "remaining_argv: ['--plugins'" in run["plugins"]["error"]
+
+
+def test_megatron_is_refused(parse, monkeypatch):
+    class MegatronSftArguments:
+        def __init__(self, loss_type):
+            self.loss_type = loss_type
+            self.__post_init__()
+
+        def __post_init__(self):
+            pass
+
+    AWAITED["swift.megatron.arguments.sft_args"](SimpleNamespace(MegatronSftArguments=MegatronSftArguments))
+    MegatronSftArguments(None)
+    with pytest.raises(ValueError, match=r"Megatron's trainer computes the loss.*: run `swift sft`"):
+        MegatronSftArguments("otr")
+    monkeypatch.setenv("OTR_SAMPLES", "16")
+    with pytest.raises(ValueError, match=r"Megatron's trainer computes the loss.*: run `swift sft`"):
+        MegatronSftArguments(None)
+    monkeypatch.setitem(sys.modules, "swift.megatron", None)
+    with pytest.raises(ValueError, match=r"Megatron's trainer computes the loss.*: run `swift sft`"):
+        host.register()
+
+
+def test_a_trainer_that_changed_stops_it(parse, monkeypatch):
+    factory = importlib.import_module(FACTORY)
+    own = TrainerFactory.get_training_args
+    host.register()
+    assert TrainerFactory.get_training_args is own, "once is enough"
+    with pytest.raises(RuntimeError, match=r"looked for TrainerFactory\.get_training_args in .*, and did not find it"):
+        host.register(SimpleNamespace())
+    args = SimpleNamespace(use_liger_kernel=False, callbacks=[])
+    with pytest.raises(RuntimeError, match="looked for on_init_end to be called on the trainer's callbacks"):
+        host.OTRLoss(args, SimpleNamespace())({}, None, num_items_in_batch=1)
+    # And where the adapter cannot even be imported.
+    monkeypatch.setitem(sys.modules, "otr_plugin.hosts.swift", None)
+    AWAITED[FACTORY](factory)
+    try:
+        with pytest.raises(RuntimeError, match="otr: ms-swift cannot train with OTR: ModuleNotFoundError"):
+            parse()
+        assert parse(loss_type=None).training_args.callbacks == []
+    finally:
+        TrainerFactory.get_training_args = staticmethod(own)
+
+
+def test_a_template_with_a_loss_of_its_own_is_refused():
+    class Another(host.Template):
+        def compute_sft_loss(self, model, inputs, num_items_in_batch=None, trainer=None):
+            raise AssertionError
+
+    trainer = SimpleNamespace(template=Another.__new__(Another))
+    with pytest.raises(ValueError, match="Another has a loss of its own, and OTR would not be trained"):
+        host.Joins(None, trainer).on_init_end()
