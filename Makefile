@@ -4,23 +4,27 @@ NOX := .venv/bin/nox
 SETTINGS := pyproject.toml noxfile.py otr_autoload.pth $(wildcard constraints/*.txt)
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
+SESSIONS := axolotl core lint llamafactory trl swift  # the longest first
+# Where make can, each session's output is shown whole, when it has ended.
+SYNC := $(if $(filter output-sync,$(.FEATURES)),--output-sync=target)
+
 .PHONY: quickstart test bench clean
+.SECONDARY: $(SESSIONS:%=.nox/ready-%)
 
 quickstart: .nox/ready-axolotl  ## a small model learns a new skill in the real Axolotl, by SFT and by OTR
 	@.nox/axolotl/bin/python -m benchmarks quickstart
 
-test: .nox/ready-test  ## lint, types, and every test in every environment
-	$(NOX) -R
+test:  ## lint, types, and every test in every environment, two environments at a time
+	$(MAKE) --jobs=2 --keep-going $(SYNC) $(SESSIONS:%=test-%)
+
+test-%: .nox/ready-%  ## one environment's tests
+	$(NOX) -R -s $*
 
 bench: $(NOX)  ## the loss's time and memory on this machine's CPU, beside what else there is
 	$(NOX) -s bench
 
-.nox/ready-test: $(SETTINGS) $(NOX)
-	$(NOX) --install-only
-	touch $@
-
-.nox/ready-axolotl: $(SETTINGS) $(NOX)
-	$(NOX) --install-only -s axolotl
+.nox/ready-%: $(SETTINGS) $(NOX)
+	$(NOX) --install-only -s $*
 	touch $@
 
 $(NOX): constraints/core.txt

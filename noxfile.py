@@ -11,7 +11,7 @@ import nox
 nox.needs_version = ">=2025.2.9"
 nox.options.default_venv_backend = "venv"
 nox.options.reuse_existing_virtualenvs = True
-nox.options.sessions = ["lint", "core", "axolotl", "llamafactory", "swift"]
+nox.options.sessions = ["lint", "core", "axolotl", "llamafactory", "trl", "swift"]
 nox.options.error_on_missing_interpreters = True
 
 GROUPS = nox.project.load_toml("pyproject.toml")
@@ -40,12 +40,12 @@ def core(session: nox.Session) -> None:
 
 @nox.session
 def axolotl(session: nox.Session) -> None:
-    """Models of many families, and the real Axolotl, with the plugin added to its environment."""
+    """Models of many families, the real Axolotl with the plugin added to its environment, and the TRL in it."""
     session.log("Axolotl and all that it needs are installed here: some minutes, the first time")
     install(session, "axolotl", "torch", constraints="axolotl")
     # Under the same constraints: a version that the plugin changed would be an error.
     install(session, "axolotl", "-e", ".", constraints="axolotl")
-    session.run("pytest", *(session.posargs or ["tests/model", "tests/axolotl"]))
+    session.run("pytest", *(session.posargs or ["tests/model", "tests/axolotl", "tests/trl"]))
 
 
 @nox.session
@@ -61,6 +61,15 @@ def llamafactory(session: nox.Session) -> None:
     stub = "import pathlib, sysconfig; pathlib.Path(sysconfig.get_path('purelib'), 'torchaudio.py').touch()"
     session.run_install("python", "-c", stub)
     session.run("pytest", *(session.posargs or ["tests/llamafactory"]))
+
+
+@nox.session
+def trl(session: nox.Session) -> None:
+    """The real TRL, with the plugin added to its environment. Axolotl's session tests the TRL that it carries."""
+    session.log("TRL and all that it needs are installed here: some minutes, the first time")
+    install(session, "trl", "torch", constraints="trl")
+    install(session, "trl", "-e", ".", constraints="trl")
+    session.run("pytest", *(session.posargs or ["tests/trl"]))
 
 
 @nox.session

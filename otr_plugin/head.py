@@ -177,7 +177,8 @@ class Handle:
             raise RuntimeError(
                 f"otr: {type(self.model).__name__} was called with labels, but its forward went past {missed}: "
                 "something else computes the loss, and OTR would not be trained. Usual causes are a fused cross "
-                "entropy (Liger's fused_linear_cross_entropy, Cut Cross Entropy, Unsloth): switch it off."
+                "entropy (Liger's fused_linear_cross_entropy, Cut Cross Entropy, Unsloth): switch it off; and a model "
+                "that an SFTTrainer of TRL's had before attach(): attach first."
             )
         return output if self.answer is None else self.answer(call, output)
 

@@ -9,7 +9,6 @@ and OTR answers in its place.
 from __future__ import annotations
 
 import functools
-import inspect
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -45,7 +44,7 @@ def read_settings(parser_module: Any) -> None:
 
     @functools.wraps(own_defaults)
     def set_defaults_with_config(self: Any, **recipe: Any) -> Any:
-        if asks_for_otr(recipe):
+        if asks_for_otr(recipe):  # type: ignore[no-untyped-call] # runs at every Python start, without typing
             self.otr_recipe = {key: recipe.pop(key, None) for key in ("plugins", "otr")}
         return own_defaults(self, **recipe)
 
@@ -68,12 +67,12 @@ def join_trainer(trainer_module: Any) -> None:
     own = trainer.__init__
     if hasattr(own, MARK):
         return
-    signature = inspect.signature(own)
 
     @functools.wraps(own)
     def init(self: Any, *given: Any, **named: Any) -> None:
-        arguments = signature.bind(self, *given, **named).arguments
-        args, handle = arguments.get("args"), attached(arguments["model"])
+        # By name or place, not by signature: Unsloth's SFTTrainer takes `*args, **kwargs`.
+        model, args = (named.get(name, next(iter(given[i:]), None)) for i, name in enumerate(("model", "args")))
+        handle = attached(model)
         settings = getattr(args, MARK, None)
         if settings is None and handle is None:
             own(self, *given, **named)
@@ -170,7 +169,7 @@ def _without_its_head(trainer_module: Any) -> Iterator[None]:
 
 
 @dataclass
-class Answer(ModelOutput):  # type: ignore[misc] # transformers' base class is untyped
+class Answer(ModelOutput):
     """What SFTTrainer reads from a model's output. Sums over trained tokens: it takes no more than those of any."""
 
     loss: Tensor | None = None

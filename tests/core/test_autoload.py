@@ -101,3 +101,14 @@ def test_where_a_host_cannot_be_reached_its_otr_recipes_are_refused(monkeypatch)
     for recipe in ({"plugins": ["otr"]}, {"otr": {}}, {"plugins": ["otr_plugin.OTRPlugin"]}):
         with pytest.raises(RuntimeError, match="otr: LLaMA-Factory cannot train with OTR: ModuleNotFoundError"):
             module.read_args(recipe)
+
+    class TrlParser:
+        def set_defaults_with_config(self, **recipe):
+            return recipe
+
+    monkeypatch.setitem(sys.modules, "otr_plugin.hosts.trl", None)
+    AWAITED["trl.scripts.utils"](SimpleNamespace(TrlParser=TrlParser))
+    assert TrlParser().set_defaults_with_config(plugins="another", seed=1) == {"plugins": "another", "seed": 1}
+    for recipe in ({"plugins": ["otr"]}, {"otr": {}}, {"plugins": "otr"}):
+        with pytest.raises(RuntimeError, match="otr: TRL cannot train with OTR: ModuleNotFoundError"):
+            TrlParser().set_defaults_with_config(**recipe)

@@ -1,4 +1,4 @@
-"""attach() and transformers' own Trainer: steps, metrics and errors, with nothing said to the Trainer; and the examples."""
+"""attach() and transformers' own Trainer, to which nothing is said: steps, metrics and errors; and the examples."""
 
 import os
 import subprocess

@@ -3,6 +3,7 @@
 Most recipes run in one process, as the command would run each; the command itself, where processes matter.
 """
 
+import json
 import sys
 
 import pytest
@@ -12,7 +13,7 @@ from safetensors.torch import load_file
 from benchmarks.axolotl_host import again_if_a_rank_died
 from benchmarks.swift_host import ROOT
 from otr_plugin.metrics import NAMES, PREFIX
-from tests.agreement import losses, same_training
+from tests.agreement import ANSWER, EXAMPLES, PROMPT, RECIPE, losses, same_as_the_specification, same_training
 
 METRICS = {PREFIX + name for name in NAMES}
 LORA = {"tuner_type": "lora", "lora_rank": 4, "target_modules": ["q_proj", "v_proj"], "lora_dropout": 0.1}
@@ -35,6 +36,7 @@ RECIPES = {
     "a mask within the answer": {"loss_scale": "last_round+ignore_empty_think"},
 }
 SFT, OTR = ({"loss_type": "otr", "env": {"OTR_OBJECTIVE": name, "OTR_SAMPLES": 16}} for name in ("sft", "otr"))
+ADAM = {"weight_decay": 0.0, "adam_beta2": 0.999}  # transformers' defaults, which swift changes
 # What goes past OTR, which is told only once it has: it makes swift compute the loss from logits.
 BYPASS = """
 import torch
@@ -52,6 +54,9 @@ def runs(swift):
     recipes = {}
     for name, recipe in RECIPES.items():
         recipes |= {f"{name}, plain": recipe, f"{name}, ours": recipe | SFT}
+    (swift.folder / "same.jsonl").write_text((json.dumps({"prompt": PROMPT, "completion": ANSWER}) + "\n") * EXAMPLES)
+    same = {key: RECIPE[key] for key in ("max_steps", "learning_rate", "seed")} | ADAM | {"use_logits_to_keep": False}
+    recipes["same"] = OTR | same | {"dataset": str(swift.folder / "same.jsonl")}
     saved = {"save_strategy": "steps", "save_steps": 3}
     recipes |= {
         "otr": OTR | EVALUATED,
@@ -91,6 +96,10 @@ def test_otr(runs):
         assert 0 <= entry["otr/hit_rate"] <= 1
         assert entry["token_acc"] == pytest.approx(entry["otr/accuracy"], abs=1e-6)
     assert len(evaluations(run["log"], "eval_token_acc")) == 2
+
+
+def test_otr_is_what_the_specification_says(swift, runs):
+    same_as_the_specification(runs["same"]["log"], swift.folder / "model")
 
 
 def test_an_accuracy_that_needs_logits_is_left_out(runs):
