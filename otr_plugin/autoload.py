@@ -3,8 +3,8 @@
 A line in a .pth file imports this module at every Python start. It imports nothing; it adds one finder, which waits
 for a few modules of the hosts and adds to them what they have no other way in for. In Axolotl: the plugin's short name,
 `--otr.samples 16` on the command line, and an error where a recipe has settings for OTR and no plugin to read them.
-In LLaMA-Factory, which has no plugins: everything. In ms-swift: the loss's name, so that a recipe needs no path to a
-file, and an error for settings without it. OTR_PLUGIN_AUTOLOAD=0 switches it off.
+In LLaMA-Factory and TRL, which have no plugins: everything. In ms-swift, which has a registry of losses but finds only
+files: the name `otr` in it. OTR_PLUGIN_AUTOLOAD=0 switches it off.
 """
 
 import sys

@@ -159,6 +159,11 @@ class Handle:
         nothing_to_do = labels is None and shift_labels is None
         if nothing_to_do or self.call is not None or (self.eval_logits and not self.model.training):
             return forward(*args, **kwargs)
+        if self.model.get_output_embeddings() is not self.head:
+            raise RuntimeError(
+                f"otr: {type(self.model).__name__} has another output head than when attach() was called: PEFT puts one "
+                "there for `lm_head` in target_modules or modules_to_save. Call attach() after that."
+            )
         call = self.call = Call(labels, shift_labels, given.get("num_items_in_batch"))
         try:
             output = forward(*args, **kwargs)

@@ -78,3 +78,17 @@ def test_dora_on_the_head_is_refused():
         ValueError, match="the adapter on the model's output head is a DoraLinearVariant; only plain LoRA"
     ):
         attach(model, OTRConfig())
+
+
+def test_an_adapter_put_there_afterwards():
+    """On the head it is refused; elsewhere it trains."""
+    for settings in ({"target_modules": ["q_proj", "lm_head"]}, {"modules_to_save": ["lm_head"]}):
+        model = tiny("llama")
+        attach(model, SFT)
+        late = get_peft_model(model, LoraConfig(r=4, **({"target_modules": ["q_proj"]} | settings)))
+        with pytest.raises(RuntimeError, match=r"has another output head than when attach\(\) was called: PEFT puts one"):
+            late.train()(**batch())
+    attach(model := tiny("llama"), SFT)
+    late = get_peft_model(model, LoraConfig(r=4, target_modules=["q_proj"])).train()
+    late(**batch()).loss.backward()
+    assert all(p.grad is not None for p in late.parameters() if p.requires_grad)
