@@ -6,9 +6,9 @@ Importing the package imports neither torch nor a host; names load on first use.
 TYPE_CHECKING = False  # typing's own would cost every Python start-up an import
 if TYPE_CHECKING:
     from otr_plugin.config import OTRConfig
-    from otr_plugin.head import attach
     from otr_plugin.hosts.axolotl import OTRPlugin
     from otr_plugin.loss import OTROutput, otr_loss
+    from otr_plugin.model import attach
 
 __version__ = "0.1.0"
 __all__ = ["OTRConfig", "OTROutput", "OTRPlugin", "__version__", "attach", "otr_loss"]
@@ -17,7 +17,7 @@ _HOME = {
     "OTRConfig": "otr_plugin.config",
     "OTROutput": "otr_plugin.loss",
     "OTRPlugin": "otr_plugin.hosts.axolotl",
-    "attach": "otr_plugin.head",
+    "attach": "otr_plugin.model",
     "otr_loss": "otr_plugin.loss",
 }
 

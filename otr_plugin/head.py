@@ -1,4 +1,4 @@
-"""attach(): a causal language model computes OTR inside its own call, and its logits never exist.
+"""A causal language model computes OTR inside its own call, and its logits never exist.
 
 Three places of one model are replaced, on the instance:
 
@@ -23,7 +23,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from otr_plugin.autoload import know_trainers
 from otr_plugin.config import OTRConfig
 from otr_plugin.first_step import FirstStep
 from otr_plugin.instance import Replaced
@@ -33,49 +32,6 @@ from otr_plugin.projection import device_of, finish_of, project, refuse_unknown
 
 MARK = "_otr_handle"
 IGNORED = -100
-
-
-def attach(model: nn.Module, config: OTRConfig | None = None, *, seed: int = 0) -> Handle:
-    """Make a Hugging Face causal language model (PEFT-wrapped, compiled or neither) train with OTR.
-
-    `handle.detach()` makes it what it was. Evaluation (model.eval(), with labels) stays plain NLL. Draws come
-    from a generator of OTR's own, keyed by seed, step, micro-batch and rank.
-    """
-    inner = causal_lm(model)
-    if hasattr(inner, MARK):
-        getattr(inner, MARK).detach()
-    know_trainers()
-    return Handle(inner, OTRConfig() if config is None else config, seed)
-
-
-def attached(model: Any) -> Handle | None:
-    """What attach() gave for this model, if it is attached."""
-    try:
-        handle: Handle | None = getattr(causal_lm(model), MARK, None)
-    except ValueError:  # no causal language model
-        return None
-    return handle
-
-
-def causal_lm(model: Any) -> Any:
-    """The model that owns the head, under whatever wraps it."""
-    inner = model
-    while True:
-        if hasattr(inner, "_orig_mod"):
-            inner = inner._orig_mod
-        elif isinstance(inner, nn.parallel.DistributedDataParallel | nn.DataParallel):
-            inner = inner.module
-        elif hasattr(inner, "get_base_model") and inner.get_base_model() is not inner:
-            inner = inner.get_base_model()
-        else:
-            break
-    head = inner.get_output_embeddings() if hasattr(inner, "get_output_embeddings") else None
-    if head is None or not hasattr(inner, "loss_function"):
-        raise ValueError(
-            f"otr: expected a causal language model of transformers, got {type(inner).__name__}: "
-            + ("it has no loss_function." if head is not None else "get_output_embeddings() gives no head.")
-        )
-    return inner
 
 
 @dataclass
@@ -161,8 +117,8 @@ class Handle:
             return forward(*args, **kwargs)
         if self.model.get_output_embeddings() is not self.head:
             raise RuntimeError(
-                f"otr: {type(self.model).__name__} has another output head than when attach() was called: PEFT puts one "
-                "there for `lm_head` in target_modules or modules_to_save. Call attach() after that."
+                f"otr: {type(self.model).__name__} has another output head than when attach() was called: PEFT puts "
+                "one there for `lm_head` in target_modules or modules_to_save. Call attach() after that."
             )
         call = self.call = Call(labels, shift_labels, given.get("num_items_in_batch"))
         try:

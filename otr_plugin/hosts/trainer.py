@@ -9,7 +9,8 @@ from typing import Any
 from transformers import Trainer, TrainerCallback
 
 from otr_plugin.config import OTRConfig
-from otr_plugin.head import MARK, Handle, attach, attached
+from otr_plugin.head import MARK, Handle
+from otr_plugin.model import attach, attached
 
 NAME = "otr"  # the attribute in which a trainer has its handle
 

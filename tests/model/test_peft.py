@@ -86,7 +86,9 @@ def test_an_adapter_put_there_afterwards():
         model = tiny("llama")
         attach(model, SFT)
         late = get_peft_model(model, LoraConfig(r=4, **({"target_modules": ["q_proj"]} | settings)))
-        with pytest.raises(RuntimeError, match=r"has another output head than when attach\(\) was called: PEFT puts one"):
+        with pytest.raises(
+            RuntimeError, match=r"has another output head than when attach\(\) was called: PEFT puts one"
+        ):
             late.train()(**batch())
     attach(model := tiny("llama"), SFT)
     late = get_peft_model(model, LoraConfig(r=4, target_modules=["q_proj"])).train()
