@@ -104,18 +104,30 @@ def refuse_in_llamafactory(module, error):
     module.read_args = read_args
 
 
+def recipe_of(words):
+    """What is in the file that a command line of TRL's names."""
+    if "--config" not in words[:-1]:
+        return {}
+    from pathlib import Path
+
+    import yaml
+
+    return yaml.safe_load(Path(words[words.index("--config") + 1]).read_text()) or {}
+
+
 def refuse_in_trl(module, error):
-    """trl.scripts.utils"""
-    own = getattr(getattr(module, "TrlParser", None), "set_defaults_with_config", None)
-    if own is None:
+    """trl.scripts.utils: whatever its parser does with a recipe, it is made before the recipe is read."""
+    parser = getattr(module, "TrlParser", None)
+    if parser is None:
         return
+    own = parser.__init__
 
-    def set_defaults_with_config(self, **recipe):
-        if asks_for_otr(recipe):
+    def init(self, *args, **kwargs):
+        own(self, *args, **kwargs)
+        if asks_for_otr(recipe_of(sys.argv)):
             raise RuntimeError(f"otr: TRL cannot train with OTR: {error!r}") from error
-        return own(self, **recipe)
 
-    module.TrlParser.set_defaults_with_config = set_defaults_with_config
+    parser.__init__ = init
 
 
 def refuse_in_swift(module, error):

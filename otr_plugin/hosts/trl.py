@@ -19,7 +19,7 @@ from typing import Any
 from torch import Tensor
 from transformers.utils import ModelOutput
 
-from otr_plugin.autoload import asks_for_otr, know_trainers
+from otr_plugin.autoload import asks_for_otr, know_trainers, recipe_of
 from otr_plugin.config import OTRConfig
 from otr_plugin.head import Call
 from otr_plugin.hosts.common import refuse, said_elsewhere, settings_of, untried
@@ -45,18 +45,17 @@ def read_settings(parser_module: Any) -> None:
 
     @functools.wraps(own_defaults)
     def set_defaults_with_config(self: Any, **recipe: Any) -> Any:
-        if asks_for_otr(recipe):  # type: ignore[no-untyped-call] # runs at every Python start, without typing
-            self.otr_recipe = {key: recipe.pop(key, None) for key in ("plugins", "otr")}
+        if asks_for_otr(recipe):
+            recipe = {key: value for key, value in recipe.items() if key not in ("plugins", "otr")}
         return own_defaults(self, **recipe)
 
     @functools.wraps(own_parse)
     def parse_args_and_config(self: Any, args: Any = None, *rest: Any, **options: Any) -> Any:
         args, overrides = _overrides(list(sys.argv[1:] if args is None else args))
-        self.otr_recipe = {}
+        recipe = recipe_of(args)
         parsed = own_parse(self, args, *rest, **options)
-        if self.otr_recipe or overrides:
-            plugins, settings = self.otr_recipe.get("plugins"), self.otr_recipe.get("otr")
-            _carry(settings_of("TRL", plugins, settings, overrides), parsed)
+        if asks_for_otr(recipe) or overrides:
+            _carry(settings_of("TRL", recipe.get("plugins"), recipe.get("otr"), overrides), parsed)
         return parsed
 
     parser.set_defaults_with_config, parser.parse_args_and_config = set_defaults_with_config, parse_args_and_config

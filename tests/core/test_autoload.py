@@ -102,13 +102,23 @@ def test_where_a_host_cannot_be_reached_its_otr_recipes_are_refused(monkeypatch)
         with pytest.raises(RuntimeError, match="otr: LLaMA-Factory cannot train with OTR: ModuleNotFoundError"):
             module.read_args(recipe)
 
+
+def test_where_trl_cannot_be_reached_its_otr_recipes_are_refused(monkeypatch, tmp_path):
+    """Whatever became of its parser's methods: plain SFT would be trained by a script that drops unknown keys."""
+    from types import SimpleNamespace
+
+    from otr_plugin.autoload import AWAITED
+
     class TrlParser:
-        def set_defaults_with_config(self, **recipe):
-            return recipe
+        pass
 
     monkeypatch.setitem(sys.modules, "otr_plugin.hosts.trl", None)
     AWAITED["trl.scripts.utils"](SimpleNamespace(TrlParser=TrlParser))
-    assert TrlParser().set_defaults_with_config(plugins="another", seed=1) == {"plugins": "another", "seed": 1}
-    for recipe in ({"plugins": ["otr"]}, {"otr": {}}, {"plugins": "otr"}):
+    recipe = tmp_path / "recipe.yaml"
+    monkeypatch.setattr(sys, "argv", ["sft.py", "--config", str(recipe)])
+    recipe.write_text("plugins: another\nseed: 1\n")
+    TrlParser()
+    for text in ("plugins: [otr]", "otr: {}", "plugins: otr"):
+        recipe.write_text(text)
         with pytest.raises(RuntimeError, match="otr: TRL cannot train with OTR: ModuleNotFoundError"):
-            TrlParser().set_defaults_with_config(**recipe)
+            TrlParser()
