@@ -86,6 +86,11 @@ def join_trainer(trainer_module: Any) -> None:
             _leave_the_loss(args, trainer_module)
         with _without_its_head(trainer_module):
             own(self, *given, **named)
+        if hasattr(trainer_module, CHUNKED_HEAD) and self.compute_metrics is not None:
+            raise ValueError(
+                f"otr: TRL {version('trl')} would hand compute_metrics sums, for logits, which are never whole. Leave it "
+                "out, or use TRL 1.16, which computes logits for it."
+            )
         if settings is not None:
             handle = join(self, OTRConfig(**settings))
             self.accelerator.print(handle.describe())

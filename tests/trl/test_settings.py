@@ -1,8 +1,10 @@
 """What a recipe may say beside `plugins: [otr]`, told before any work. A recipe without it is none of ours."""
 
 import re
+from importlib.metadata import version
 
 import pytest
+from datasets import load_dataset
 from trl import SFTConfig, SFTTrainer
 from trl.scripts import sft
 from trl.scripts.dpo import make_parser as make_dpo_parser
@@ -107,6 +109,24 @@ def test_a_trainer_that_changed_stops_it(trl, monkeypatch):
     message = r"looked for add_fused_lm_head or _patch_chunked_ce_lm_head in trl\.trainer\.sft_trainer"
     with pytest.raises(RuntimeError, match=message):
         SFTTrainer(model=str(trl.folder / "model"), args=args)
+
+
+def test_metrics_of_logits_get_logits_or_are_refused(trl):
+    seen = []
+    args, model = parse(trl)[1], str(trl.folder / "model")
+    data = load_dataset("json", data_files=str(trl.folder / "pairs.jsonl"), split="train[:4]")
+    data = {"train_dataset": data, "eval_dataset": data}
+
+    def compute_metrics(prediction):
+        seen.append(prediction.predictions.shape[-1])
+        return {}
+
+    if version("trl") == "1.9.0":
+        with pytest.raises(ValueError, match="otr: TRL 1.9.0 would hand compute_metrics sums, for logits"):
+            SFTTrainer(model, args=args, **data, compute_metrics=compute_metrics)
+    else:
+        SFTTrainer(model, args=args, **data, compute_metrics=compute_metrics).evaluate()
+        assert seen == [64]
 
 
 def test_a_config_without_settings_is_none_of_ours():
