@@ -88,8 +88,8 @@ def join_trainer(trainer_module: Any) -> None:
             own(self, *given, **named)
         if hasattr(trainer_module, CHUNKED_HEAD) and self.compute_metrics is not None:
             raise ValueError(
-                f"otr: TRL {version('trl')} would hand compute_metrics sums, for logits, which are never whole. Leave it "
-                "out, or use TRL 1.16, which computes logits for it."
+                f"otr: TRL {version('trl')} would hand compute_metrics sums, for logits, which are never whole. Leave "
+                "it out, or use TRL 1.16, which computes logits for it."
             )
         if settings is not None:
             handle = join(self, OTRConfig(**settings))

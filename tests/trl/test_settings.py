@@ -122,7 +122,7 @@ def test_metrics_of_logits_get_logits_or_are_refused(trl):
         return {}
 
     if version("trl") == "1.9.0":
-        with pytest.raises(ValueError, match="otr: TRL 1.9.0 would hand compute_metrics sums, for logits"):
+        with pytest.raises(ValueError, match=r"otr: TRL 1\.9\.0 would hand compute_metrics sums, for logits"):
             SFTTrainer(model, args=args, **data, compute_metrics=compute_metrics)
     else:
         SFTTrainer(model, args=args, **data, compute_metrics=compute_metrics).evaluate()
