@@ -16,5 +16,6 @@ for line in Path("example_configs/small/desc.jsonl").read_text().splitlines():
     data.append({"input_ids": prompt + answer, "labels": [-100] * len(prompt) + answer})
 
 attach(model, OTRConfig())  # without this line: plain SFT
-arguments = TrainingArguments("quickstart/transformers", learning_rate=1e-3, logging_steps=9)
+settings = {"per_device_train_batch_size": 32, "learning_rate": 1e-3, "logging_steps": 9}
+arguments = TrainingArguments("quickstart/transformers", **settings)
 Trainer(model, arguments, DataCollatorForSeq2Seq(tokenizer), data).train()

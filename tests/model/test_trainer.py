@@ -100,7 +100,7 @@ def test_a_loss_of_the_trainers_own_is_refused(folder):
 @pytest.mark.parametrize("name", ["train", "loop"])
 def test_the_example_runs(tmp_path, name):
     (tmp_path / "example_configs").symlink_to(ROOT / "example_configs")
-    env = {**os.environ, "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
+    env = {**os.environ, "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
     command = (sys.executable, f"example_configs/transformers/{name}.py")
     done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
