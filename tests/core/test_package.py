@@ -49,10 +49,10 @@ def test_the_readmes_code_runs():
 
 
 def test_the_readmes_settings_are_the_defaults():
-    (block,) = re.findall(r"```yaml\n(.*?)```", README, re.DOTALL)
-    settings = yaml.safe_load(block)["otr"]
-    assert OTRConfig(**settings) == OTRConfig()
-    assert settings == OTRConfig().model_dump()
+    block, swifts = (yaml.safe_load(text) for text in re.findall(r"```yaml\n(.*?)```", README, re.DOTALL))
+    assert block["otr"] == OTRConfig().model_dump()
+    for name, value in swifts["ENV"].items():
+        assert OTRConfig().model_dump()[name.removeprefix("OTR_").lower()] == value
 
 
 def test_the_readmes_figures_come_from_result_files():
