@@ -17,6 +17,8 @@ quickstart: .nox/ready-axolotl  ## a small model learns a new skill in the real 
 test:  ## lint, types, and every test in every environment, two environments at a time
 	$(MAKE) --jobs=2 --keep-going $(SYNC) $(SESSIONS:%=test-%)
 
+# Two at a time would wait for each other's threads.
+test-%: export OMP_NUM_THREADS = 1
 test-%: .nox/ready-%  ## one environment's tests
 	$(NOX) -R -s $*
 
