@@ -1,0 +1,137 @@
+"""What the base models know before anything is fine-tuned, and how a text becomes tokens.
+
+A question belongs to one split for good, by a checksum of its text: the base models and the fine-tuning data come from
+`train`, learning rates are chosen on `validation`, and what is reported was asked from `test`.
+"""
+
+from __future__ import annotations
+
+import random
+import string
+import zlib
+from collections.abc import Callable, Iterator
+from itertools import product
+
+from benchmarks import skills as small
+from benchmarks.skills import Example
+
+NEW = "[]!"  # in the vocabulary, and in no text that a base model sees
+WORDS = ["<pad>", "<s>", "</s>", "<unk>", *small.CHARACTERS, *"-?,> ", *NEW]
+IDS = {word: i for i, word in enumerate(WORDS)}
+PAD, END = IDS["<pad>"], IDS["</s>"]
+SPLITS = ("train", "validation", "test")
+FACES = "jqk"
+BIGGEST = 13  # the king's number
+
+
+def encode(text: str) -> list[int]:
+    return [IDS[character] for character in text]
+
+
+def decode(ids: list[int]) -> str:
+    """Up to the end of text; what has no end is no answer, and is marked by a character that no answer has."""
+    if END not in ids:
+        return "".join(WORDS[i] for i in ids) + "..."
+    return "".join(WORDS[i] for i in ids[: ids.index(END)])
+
+
+def split_of(question: str) -> str:
+    """Marks that fine-tuning puts before a question do not move it to another split."""
+    bucket = zlib.crc32(question.strip(NEW).encode()) % 10
+    return {0: "test", 1: "validation"}.get(bucket, "train")
+
+
+def subtract(draw: random.Random, size: int) -> Example:
+    top = 10 ** min(size, 2) - 1
+    a, b = draw.randint(0, top), draw.randint(0, top)
+    return f"{max(a, b)}-{min(a, b)}", str(abs(a - b))
+
+
+def recall(draw: random.Random, size: int) -> Example:
+    """The value that was given to a key."""
+    keys = draw.sample(string.ascii_lowercase, k=size)
+    values = draw.choices(string.digits, k=size)
+    asked = draw.randrange(size)
+    pairs = "".join(map("".join, zip(keys, values, strict=True)))
+    return f"{pairs}?{keys[asked]}", values[asked]
+
+
+def story(draw: random.Random, size: int) -> Example:
+    who, what = draw.choice(("tom", "ann", "max", "eva", "sam")), draw.choice(("eggs", "nuts", "pens", "toys", "cups"))
+    top = 10 ** min(size, 2) - 1
+    a, b = draw.randint(0, top), draw.randint(0, top)
+    if draw.random() < 0.5:
+        return f"{who} has {a} {what} and gets {b}", str(a + b)
+    return f"{who} has {max(a, b)} {what} and gives {min(a, b)}", str(abs(a - b))
+
+
+def cards(draw: random.Random, size: int) -> Example:
+    """The numbers of a hand, where the question itself says what jack, queen and king count."""
+    rule = {face: draw.randint(10, BIGGEST) for face in FACES}
+    hand = [draw.choice(FACES) if draw.random() < 0.6 else str(draw.randint(1, 9)) for _ in range(3)]
+    return f"{rule_text(rule)}:{','.join(hand)}", ",".join(str(rule.get(card, card)) for card in hand)
+
+
+def make(draw: random.Random, size: int) -> Example:
+    """Signs between three numbers, so that they make what is asked."""
+    numbers = [draw.randint(1, BIGGEST) for _ in range(3)]
+    target = draw.choice([value for value in signed(numbers).values() if value >= 0])
+    return f"{','.join(map(str, numbers))}>{target}", expression(numbers, target)
+
+
+def rule_text(rule: dict[str, int]) -> str:
+    return "".join(f"{face}{value}" for face, value in rule.items())
+
+
+def signed(numbers: list[int]) -> dict[str, int]:
+    """Every way to put + and - between the numbers, with its value."""
+    values = {}
+    for signs in product("+-", repeat=len(numbers) - 1):
+        text, value = str(numbers[0]), numbers[0]
+        for sign, number in zip(signs, numbers[1:], strict=True):
+            text += f"{sign}{number}"
+            value += number if sign == "+" else -number
+        values[text] = value
+    return values
+
+
+def expression(numbers: list[int], target: int) -> str:
+    """The first that makes the target: demonstrations are of one kind, though other answers are right too."""
+    return next(text for text, value in signed(numbers).items() if value == target)
+
+
+Skill = Callable[[random.Random, int], Example]
+BASE: dict[str, Skill] = {
+    **{name: small.SKILLS[name] for name in ("copy", "rev", "asc", "max", "next", "add")},
+    "sub": subtract,
+    "recall": recall,
+    "story": story,
+    "cards": cards,
+    "make": make,
+}
+SIZES = {"add": range(1, 3), "sub": range(1, 3), "story": range(1, 3), "recall": range(2, 6)}
+STRINGS = range(2, 8)  # letters or digits of the others
+
+
+def question_of(skill: str, inner: str) -> str:
+    return f"{inner}=" if skill == "story" else f"{skill}:{inner}="
+
+
+def examples(skill: str, split: str, seed: object, sizes: range | None = None) -> Iterator[Example]:
+    """Endless questions of one split, with their answers."""
+    draw = random.Random(f"{skill} {split} {seed}")
+    while True:
+        inner, answer = BASE[skill](draw, draw.choice(sizes or SIZES.get(skill, STRINGS)))
+        question = question_of(skill, inner)
+        if split_of(question) == split:
+            yield question, answer
+
+
+def rows_of(pairs: list[Example]) -> tuple[list[list[int]], list[list[int]]]:
+    """Tokens and labels; only answers are trained."""
+    rows, labels = [], []
+    for question, answer in pairs:
+        q, a = encode(question), [*encode(answer), END]
+        rows.append(q + a)
+        labels.append([-100] * len(q) + a)
+    return rows, labels
