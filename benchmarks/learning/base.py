@@ -13,13 +13,12 @@ import torch
 
 from benchmarks.learning.measure import accuracy
 from benchmarks.learning.plan import Size
-from benchmarks.learning.skills import BASE, END, PAD, WORDS, examples, rows_of
+from benchmarks.learning.skills import BASE, END, PAD, WORDS, batch_of, examples
 from benchmarks.skills import Example
 
 BETWEEN = 250  # steps between two looks at what the model can do
 LOOK, ASKED = 64, 200  # questions of each skill: at a look, and when it is done
 WARM_UP = 100
-IGNORED = -100
 
 
 def device() -> torch.device:
@@ -31,7 +30,7 @@ def new_model(size: Size) -> Any:
 
     torch.manual_seed(0)
     config = LlamaConfig(
-        vocab_size=64,
+        vocab_size=len(WORDS),
         hidden_size=size.width,
         intermediate_size=size.width * 8 // 3,
         num_hidden_layers=size.layers,
@@ -43,7 +42,6 @@ def new_model(size: Size) -> Any:
         bos_token_id=None,
         eos_token_id=END,
     )
-    assert len(WORDS) <= config.vocab_size
     return LlamaForCausalLM(config).to(device())
 
 
@@ -68,11 +66,10 @@ def pretrain(size: Size, folder: Path, tell: Callable[[float], None], until: flo
         optimizer.load_state_dict(saved["optimizer"])
         state = saved["state"]
     start = time.monotonic() - state["seconds"]
-    while state["decay_from"] is None or state["step"] < state["decay_from"] + size.base_decay:
+    while state["decay_from"] is None or state["step"] < turn(size, state):
         if time.monotonic() > until:
             return None
-        begun = time.monotonic()
-        for _ in range(BETWEEN):
+        for _ in range(min(BETWEEN, turn(size, state) - state["step"])):
             _step(model, optimizer, size, state)
         state["seconds"] = time.monotonic() - start
         state["scores"] = scores(model, "validation", LOOK)
@@ -83,9 +80,7 @@ def pretrain(size: Size, folder: Path, tell: Callable[[float], None], until: flo
         whole = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "state": state}
         torch.save(whole, kept.with_suffix(".new"))
         kept.with_suffix(".new").replace(kept)
-        last = (state["decay_from"] or size.base_steps) + size.base_decay
-        print({k: round(v, 2) for k, v in state["scores"].items()}, state["step"], time.monotonic() - begun, flush=True)
-        tell(min(state["step"] / last, 1.0))
+        tell(state["step"] / ((state["decay_from"] or size.base_steps) + size.base_decay))
     model.save_pretrained(folder)
     return {
         "parameters": sum(p.numel() for p in model.parameters()),
@@ -93,6 +88,13 @@ def pretrain(size: Size, folder: Path, tell: Callable[[float], None], until: flo
         "seconds": state["seconds"],
         "skills": scores(model, "test", ASKED),
     }
+
+
+def turn(size: Size, state: dict[str, Any]) -> int:
+    """The step at which the rate begins to fall, or then at which it is nothing."""
+    if state["decay_from"] is None:
+        return size.base_steps
+    return int(state["decay_from"]) + size.base_decay
 
 
 def _step(model: Any, optimizer: Any, size: Size, state: dict[str, Any]) -> None:
@@ -107,7 +109,7 @@ def _step(model: Any, optimizer: Any, size: Size, state: dict[str, Any]) -> None
     half = len(pairs) // 2  # the short ones need not be as wide as the long ones
     trained = sum(len(answer) + 1 for _, answer in pairs)
     for part in (pairs[:half], pairs[half:]):
-        model(**batch_of(part), num_items_in_batch=trained).loss.backward()
+        model(**batch_of(part, model.device), num_items_in_batch=trained).loss.backward()
     torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
     optimizer.step()
     optimizer.zero_grad()
@@ -123,11 +125,3 @@ def practice(step: int, count: int, scores: dict[str, float]) -> list[Example]:
 
 def scores(model: Any, split: str, asked: int) -> dict[str, float]:
     return {skill: accuracy(model, list(islice(examples(skill, split, "held out"), asked))) for skill in BASE}
-
-
-def batch_of(pairs: list[Example]) -> dict[str, torch.Tensor]:
-    rows, labels = rows_of(pairs)
-    pad = torch.nn.utils.rnn.pad_sequence
-    ids = pad([torch.tensor(row) for row in rows], batch_first=True, padding_value=PAD)
-    kept = pad([torch.tensor(row) for row in labels], batch_first=True, padding_value=IGNORED)
-    return {"input_ids": ids.to(device()), "labels": kept.to(device())}

@@ -39,9 +39,9 @@ class Regime:
     examples: int
     wrong: float = 0.0  # share of the demonstrations that are
 
-    def train(self, seed: int) -> list[Example]:
+    def train(self, seed: int, more: int = 1) -> list[Example]:
         """Other seeds have other examples. Wrong ones stay as they are however often they are seen."""
-        pairs = list(islice(unseen(self.draw, "train", seed), self.examples))
+        pairs = list(islice(unseen(self.draw, "train", seed), more * self.examples))
         for i in random.Random(f"wrong {seed}").sample(range(len(pairs)), round(self.wrong * len(pairs))):
             pairs[i] = spoilt(*pairs[i])
         return pairs

@@ -12,14 +12,17 @@ import zlib
 from collections.abc import Callable, Iterator
 from itertools import product
 
+import torch
+
 from benchmarks import skills as small
 from benchmarks.skills import Example
 
 NEW = "[]!"  # in the vocabulary, and in no text that a base model sees
-WORDS = ["<pad>", "<s>", "</s>", "<unk>", *small.CHARACTERS, *"-?,> ", *NEW]
+KNOWN = ["<pad>", "<s>", "</s>", "<unk>", *small.CHARACTERS, *"-?,> ", *NEW]
+WORDS = KNOWN + [f"<unused {i}>" for i in range(64 - len(KNOWN))]
 IDS = {word: i for i, word in enumerate(WORDS)}
+IGNORED = -100
 PAD, END = IDS["<pad>"], IDS["</s>"]
-SPLITS = ("train", "validation", "test")
 FACES = "jqk"
 BIGGEST = 13  # the king's number
 
@@ -127,11 +130,13 @@ def examples(skill: str, split: str, seed: object, sizes: range | None = None) -
             yield question, answer
 
 
-def rows_of(pairs: list[Example]) -> tuple[list[list[int]], list[list[int]]]:
-    """Tokens and labels; only answers are trained."""
+def batch_of(pairs: list[Example], device: torch.device) -> dict[str, torch.Tensor]:
+    """Questions with their answers; only answers are trained."""
     rows, labels = [], []
     for question, answer in pairs:
         q, a = encode(question), [*encode(answer), END]
-        rows.append(q + a)
-        labels.append([-100] * len(q) + a)
-    return rows, labels
+        rows.append(torch.tensor(q + a))
+        labels.append(torch.tensor([IGNORED] * len(q) + a))
+    pad = torch.nn.utils.rnn.pad_sequence
+    ids = pad(rows, batch_first=True, padding_value=PAD)
+    return {"input_ids": ids.to(device), "labels": pad(labels, batch_first=True, padding_value=IGNORED).to(device)}
