@@ -68,7 +68,7 @@ SIZES = {
             swept=("compose",), variants=(EQUAL,), grid=LADDER[3:5], search_seeds=1, seeds=2, asked=22, sampled=4,
             answers=4, looks=2,
         ),
-        Size("cpu", 96, 4, 4, 2e-3, 256, 6000, 1000, 0.93),
+        Size("cpu", 96, 4, 4, 2e-3, 256, 5000, 1000, 0.9),
         Size("gpu", 512, 8, 8, 6e-4, 512, 12000, 2000, 0.98, steps=400, batch=64, more=4, asked=500, sampled=200),
     )
 }  # fmt: skip

@@ -15,11 +15,9 @@ from benchmarks.learning.skills import (
     SIZES,
     STRINGS,
     examples,
-    expression,
     question_of,
-    rule_text,
-    signed,
     split_of,
+    to_make,
 )
 from benchmarks.skills import SKILLS, Example
 
@@ -102,9 +100,8 @@ def points(rule: dict[str, int]) -> Draw:
         hand = [str(dice.randint(1, 9)), dice.choice(FACES)]
         hand.append(dice.choice([*FACES, *string.digits[1:]]))
         dice.shuffle(hand)
-        numbers = [int(rule.get(card, card)) for card in hand]
-        target = dice.choice([value for value in signed(numbers).values() if value >= 0])
-        return f"make:{rule_text(rule)}:{','.join(hand)}>{target}=", expression(numbers, target)
+        inner, answer = to_make(dice, hand, rule)
+        return f"make:{inner}=", answer
 
     return draw
 

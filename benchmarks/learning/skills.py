@@ -51,12 +51,12 @@ def subtract(draw: random.Random, size: int) -> Example:
 
 
 def recall(draw: random.Random, size: int) -> Example:
-    """The value that was given to a key."""
+    """A key, and the value that was given to it."""
     keys = draw.sample(string.ascii_lowercase, k=size)
     values = draw.choices(string.digits, k=size)
     asked = draw.randrange(size)
     pairs = "".join(map("".join, zip(keys, values, strict=True)))
-    return f"{pairs}?{keys[asked]}", values[asked]
+    return f"{pairs}?{keys[asked]}", keys[asked] + values[asked]
 
 
 def story(draw: random.Random, size: int) -> Example:
@@ -76,10 +76,21 @@ def cards(draw: random.Random, size: int) -> Example:
 
 
 def make(draw: random.Random, size: int) -> Example:
-    """Signs between three numbers, so that they make what is asked."""
-    numbers = [draw.randint(1, BIGGEST) for _ in range(3)]
-    target = draw.choice([value for value in signed(numbers).values() if value >= 0])
-    return f"{','.join(map(str, numbers))}>{target}", expression(numbers, target)
+    """Signs between three numbers, or between two cards with a rule, so that they make what is asked."""
+    if draw.random() < 0.5:
+        return to_make(draw, [str(draw.randint(1, BIGGEST)) for _ in range(3)], {})
+    hand = [draw.choice(FACES), draw.choice([*FACES, *"123456789"])]
+    draw.shuffle(hand)
+    return to_make(draw, hand, {face: draw.randint(10, BIGGEST) for face in FACES})
+
+
+def to_make(draw: random.Random, hand: list[str], rule: dict[str, int]) -> Example:
+    """A question that has an answer, after "make:" and before "="; and its first answer, in the order of the signs."""
+    numbers = [int(rule.get(card, card)) for card in hand]
+    values = signed(numbers)
+    target = draw.choice([value for value in values.values() if value >= 0])
+    said = f"{rule_text(rule)}:" if rule else ""
+    return f"{said}{','.join(hand)}>{target}", next(text for text, value in values.items() if value == target)
 
 
 def rule_text(rule: dict[str, int]) -> str:
@@ -96,11 +107,6 @@ def signed(numbers: list[int]) -> dict[str, int]:
             value += number if sign == "+" else -number
         values[text] = value
     return values
-
-
-def expression(numbers: list[int], target: int) -> str:
-    """The first that makes the target: demonstrations are of one kind, though other answers are right too."""
-    return next(text for text, value in signed(numbers).items() if value == target)
 
 
 Skill = Callable[[random.Random, int], Example]
