@@ -68,7 +68,7 @@ SIZES = {
             swept=("compose",), variants=(EQUAL,), grid=LADDER[3:5], search_seeds=1, seeds=2, asked=22, sampled=4,
             answers=4, looks=2,
         ),
-        Size("cpu", 96, 4, 4, 2e-3, 256, 5000, 1000, 0.9),
+        Size("cpu", 96, 4, 4, 2e-3, 128, 6000, 1000, 0.9),
         Size("gpu", 512, 8, 8, 6e-4, 512, 12000, 2000, 0.98, steps=400, batch=64, more=4, asked=500, sampled=200),
     )
 }  # fmt: skip
@@ -122,9 +122,9 @@ def _of(size: Size, method: str, regime: str, results: Results) -> Iterator[Run]
     if method != EQUAL:
         for rate in rates(size, method, regime, results):
             yield from searches(size, method, regime, rate)
-    rate = chosen(size, "OTR" if method == EQUAL else method, regime, results)
-    if rate is not None:
-        yield from finals(size, method, regime, rate)
+    best = chosen(size, "OTR" if method == EQUAL else method, regime, results)
+    if best is not None:
+        yield from finals(size, method, regime, best)
 
 
 def searches(size: Size, method: str, regime: str, rate: float) -> list[Run]:

@@ -14,7 +14,7 @@ from torch.nn.utils import clip_grad_norm_, parameters_to_vector, vector_to_para
 
 from benchmarks.learning import base
 from benchmarks.learning.measure import accuracy, confidence, noise_of, pass_at
-from benchmarks.learning.plan import EQUAL, METHODS, SIZES, Run, Size
+from benchmarks.learning.plan import EQUAL, MAIN, METHODS, SIZES, Run, Size
 from benchmarks.learning.regimes import REGIMES, Regime, in_turn, old_skills
 from benchmarks.learning.skills import IGNORED, batch_of
 from benchmarks.skills import Example
@@ -143,12 +143,8 @@ def noise(model: Any, regime: Regime, size: Size, seed: int) -> dict[str, Any]:
     """How much gradients differ from batch to batch, and from draw to draw, as a share of their mean's square."""
     some = list(islice(batches(regime.train(seed, size.more), size.batch, seed), NOISE_BATCHES))
     found: dict[str, Any] = {}
-    for name, settings in {
-        "SFT": {"objective": "sft"},
-        "DFT": {"objective": "dft"},
-        "OTR exact": {"estimator": "exact"},
-        **{f"K={k}": {"samples": k} for k in DRAWN},
-    }.items():
+    methods: dict[str, dict[str, Any]] = {name: MAIN[name] for name in ("SFT", "DFT", "OTR exact")}
+    for name, settings in (methods | {f"K={k}": {"samples": k} for k in DRAWN}).items():
         config = OTRConfig(**settings)
         found[name] = {"batches": _ratio(*noise_of(gradients(model, some, config, seed)))}
         if config.draws:
