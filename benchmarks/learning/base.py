@@ -45,6 +45,12 @@ def new_model(size: Size) -> Any:
     return LlamaForCausalLM(config).to(device())
 
 
+def settings(size: Size) -> dict[str, Any]:
+    """All that a base model depends on."""
+    names = ("width", "layers", "heads", "base_rate", "base_batch", "base_steps", "base_decay", "base_level")
+    return {name: getattr(size, name) for name in names} | {"skills": sorted(BASE)}
+
+
 def load(folder: Path) -> Any:
     from transformers import LlamaForCausalLM
 
@@ -60,8 +66,8 @@ def pretrain(size: Size, folder: Path, tell: Callable[[float], None], until: flo
     optimizer = torch.optim.AdamW(model.parameters(), lr=size.base_rate, betas=(0.9, 0.98), weight_decay=0.01)
     kept = folder / "unfinished.pt"
     state: dict[str, Any] = {"step": 0, "scores": dict.fromkeys(BASE, 0.0), "decay_from": None, "seconds": 0.0}
-    if kept.exists():
-        saved = torch.load(kept, map_location=device(), weights_only=True)
+    saved = torch.load(kept, map_location=device(), weights_only=True) if kept.exists() else {}
+    if saved.get("made by") == settings(size):  # and not by a study that has changed since
         model.load_state_dict(saved["model"])
         optimizer.load_state_dict(saved["optimizer"])
         state = saved["state"]
@@ -77,8 +83,8 @@ def pretrain(size: Size, folder: Path, tell: Callable[[float], None], until: flo
         if state["decay_from"] is None and (ready or state["step"] >= size.base_steps):
             state["decay_from"] = state["step"]
         folder.mkdir(parents=True, exist_ok=True)
-        whole = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "state": state}
-        torch.save(whole, kept.with_suffix(".new"))
+        whole = {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
+        torch.save(whole | {"state": state, "made by": settings(size)}, kept.with_suffix(".new"))
         kept.with_suffix(".new").replace(kept)
         tell(state["step"] / ((state["decay_from"] or size.base_steps) + size.base_decay))
     model.save_pretrained(folder)

@@ -37,7 +37,9 @@ PACKAGES = ("otr-plugin", "torch", "transformers", "scipy")
 def add_to(parser: argparse.ArgumentParser) -> None:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--size", choices=SIZES, default="cpu")
-    parser.add_argument("--minutes", type=float, default=float("inf"), help="start nothing new after that long")
+    parser.add_argument(
+        "--minutes", type=float, help="start nothing new after that long; size gpu: 7, others: no limit"
+    )
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="runs at a time, each on one thread")
     parser.add_argument("--work", type=Path, default=Path("learning"), help="where base models are kept")
     parser.add_argument("--results", type=Path, help="the results file; the page is written beside it")
@@ -46,7 +48,8 @@ def add_to(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    size, until = SIZES[args.size], time.monotonic() + 60 * args.minutes
+    size = SIZES[args.size]
+    until = time.monotonic() + 60 * (size.minutes if args.minutes is None else args.minutes)
     # What the smoke size finds is not worth keeping beside figures.
     path = args.results or (args.work / "smoke" / "learning.jsonl" if size.name == "smoke" else RESULTS)
     if args.jobs < 1:
@@ -74,7 +77,7 @@ def _device() -> str:
 def have_base(size: Size, folder: Path, path: Path, session: int, bars: Progress, until: float) -> bool:
     """The base model, and its line: pretrained now, where there is none that was made so."""
     known = store.base_line(store.read(path), size)
-    wanted = store.base_settings(size)
+    wanted = base.settings(size)
     kept = folder / "model.safetensors"
     if known and known["config"] == wanted and kept.exists() and fingerprint(kept) == known["print"]:
         return True
@@ -84,8 +87,8 @@ def have_base(size: Size, folder: Path, path: Path, session: int, bars: Progress
     figures = base.pretrain(size, folder, lambda share: bars.update(task, completed=int(100 * share)), until)
     if figures is None:
         return False
-    line = {"kind": "base", "size": size.name, "session": session, "print": fingerprint(kept)}
-    store.append(path, line | {"config": wanted, "figures": figures})
+    line = {"kind": "base", "size": size.name, "session": session, "print": fingerprint(kept), "config": wanted}
+    store.append(path, line | {"figures": store.rounded(figures)})
     return True
 
 
@@ -130,8 +133,9 @@ def run_all(size: Size, folder: Path, path: Path, session: int, jobs: int, bars:
                 continue
             for future in done:
                 run = under_way.pop(future)
-                known.figures[run.key] = future.result()
-                store.append(path, store.line_of(run, fixed["print"], session, known.figures[run.key]))
+                line = store.line_of(run, fixed["print"], session, future.result())
+                store.append(path, line)
+                known.figures[run.key] = line["figures"]
                 bars.update(task, description=f"{run.kind} {run.regime} {run.method}"[:34].ljust(34))
 
 

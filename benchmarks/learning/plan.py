@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
@@ -58,6 +59,7 @@ class Size:
     answers: int = 16
     level: float = 0.8  # of the validation questions: what tokens and seconds are counted to
     looks: int = 10
+    minutes: float = math.inf  # of a piece, where the command does not say
 
 
 SIZES = {
@@ -69,7 +71,8 @@ SIZES = {
             answers=4, looks=2,
         ),
         Size("cpu", 96, 4, 4, 2e-3, 128, 6000, 1000, 0.9),
-        Size("gpu", 512, 8, 8, 6e-4, 512, 12000, 2000, 0.98, steps=400, batch=64, more=4, asked=500, sampled=200),
+        Size("gpu", 512, 8, 8, 6e-4, 512, 12000, 2000, 0.98, steps=400, batch=64, more=4, asked=500, sampled=200,
+             minutes=7),
     )
 }  # fmt: skip
 

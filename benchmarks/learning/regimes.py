@@ -23,6 +23,7 @@ from benchmarks.skills import SKILLS, Example
 
 TRAINED, LONGER = range(3, 6), range(6, 8)  # letters of a word
 RULE, OTHER_RULE = dict.fromkeys(FACES, 10), dict(zip(FACES, (11, 12, 13), strict=True))
+ENOUGH = 5000  # draws that bring nothing new
 Draw = Callable[[random.Random], Example]
 
 
@@ -55,12 +56,14 @@ class Regime:
 
 
 def unseen(make: Draw, split: str, seed: object) -> Iterator[Example]:
-    """Different questions of one split."""
-    draw, seen = random.Random(f"{split} {seed}"), set()
-    while True:
+    """Different questions of one split, as many as there are: of cards there are some hundred to test."""
+    draw, seen, in_vain = random.Random(f"{split} {seed}"), set(), 0
+    while in_vain < ENOUGH:
         question, answer = make(draw)
+        in_vain += 1
         if split_of(question) == split and question not in seen:
             seen.add(question)
+            in_vain = 0
             yield question, answer
 
 

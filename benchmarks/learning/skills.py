@@ -51,12 +51,11 @@ def subtract(draw: random.Random, size: int) -> Example:
 
 
 def recall(draw: random.Random, size: int) -> Example:
-    """A key, and the value that was given to it."""
-    keys = draw.sample(string.ascii_lowercase, k=size)
+    """The value that was given to a key. Keys come in order: in any order, half a million parameters did not learn it."""
     values = draw.choices(string.digits, k=size)
     asked = draw.randrange(size)
-    pairs = "".join(map("".join, zip(keys, values, strict=True)))
-    return f"{pairs}?{keys[asked]}", keys[asked] + values[asked]
+    pairs = "".join(map("".join, zip(string.ascii_lowercase, values, strict=False)))
+    return f"{pairs}?{string.ascii_lowercase[asked]}", values[asked]
 
 
 def story(draw: random.Random, size: int) -> Example:

@@ -55,12 +55,16 @@ def settings(run: Run, base: str) -> dict[str, Any]:
 
 
 def line_of(run: Run, base: str, session: int, figures: dict[str, Any]) -> dict[str, Any]:
-    return asdict(run) | {"session": session, "config": settings(run, base), "figures": figures}
+    return asdict(run) | {"session": session, "config": settings(run, base), "figures": rounded(figures)}
 
 
-def base_settings(size: Size) -> dict[str, Any]:
-    kept = ("width", "layers", "heads", "base_rate", "base_batch", "base_steps", "base_decay", "base_level")
-    return {name: getattr(size, name) for name in kept}
+def rounded(figures: Any) -> Any:
+    """Six digits: more than the figures are worth, and a file that can be read."""
+    if isinstance(figures, float):
+        return float(f"{figures:.6g}")
+    if isinstance(figures, dict):
+        return {name: rounded(value) for name, value in figures.items()}
+    return [rounded(value) for value in figures] if isinstance(figures, list) else figures
 
 
 def base_line(lines: list[dict[str, Any]], size: Size) -> dict[str, Any] | None:
