@@ -47,7 +47,8 @@ class Size:
     steps: int = 200
     batch: int = 32
     more: int = 1  # times as many examples
-    regimes: tuple[str, ...] = tuple(REGIMES)
+    regimes: tuple[str, ...] = tuple(name for name in REGIMES if name != "24")
+    tried: tuple[str, ...] = ("24",)  # by SFT alone, to see whether the size can do it
     methods: tuple[str, ...] = tuple(MAIN)
     swept: tuple[str, ...] = ("compose", "wrong30")  # regimes in which the variants run too
     variants: tuple[str, ...] = (*VARIANTS, EQUAL)
@@ -66,8 +67,8 @@ SIZES = {
     size.name: size
     for size in (
         Size(
-            "smoke", 32, 2, 2, 3e-3, 64, 20, 10, 0.95, steps=6, batch=8, regimes=("compose",), methods=("SFT", "OTR"),
-            swept=("compose",), variants=(EQUAL,), grid=LADDER[3:5], search_seeds=1, seeds=2, asked=22, sampled=4,
+            "smoke", 32, 2, 2, 3e-3, 64, 20, 10, 0.95, steps=6, batch=8, regimes=("compose",), tried=(),
+            methods=("SFT", "OTR"), swept=("compose",), variants=(EQUAL,), grid=LADDER[3:5], search_seeds=1, seeds=2, asked=22, sampled=4,
             answers=4, looks=2,
         ),
         Size("cpu", 96, 4, 4, 2e-3, 128, 6000, 1000, 0.9),
@@ -105,7 +106,7 @@ class Results:
 
 def planned(size: Size, results: Results) -> Iterator[Run]:
     """Every run that can be named by now, the most telling first. Done ones are among them."""
-    for regime in size.regimes:
+    for regime in (*size.regimes, *size.tried):
         yield Run(size.name, "before", regime)
     for method, regime in pairs(size):
         yield from _of(size, method, regime, results)
@@ -118,7 +119,7 @@ def pairs(size: Size) -> list[tuple[str, str]]:
     swept = [(method, regime) for regime in size.swept for method in size.variants]
     # New tokens are what nll_weight is said to be for.
     remedy = [("nll", "format")] if "format" in size.regimes and "nll" in size.variants else []
-    return main + remedy + swept
+    return main + remedy + swept + [("SFT", regime) for regime in size.tried]
 
 
 def _of(size: Size, method: str, regime: str, results: Results) -> Iterator[Run]:
@@ -181,7 +182,7 @@ def chosen(size: Size, method: str, regime: str, results: Results) -> float | No
 
 def expected(size: Size) -> int:
     """How many runs it will be, if no search has to go on beyond its grid."""
-    count = len(size.regimes) + len(size.swept) * size.seeds
+    count = len(size.regimes) + len(size.tried) + len(size.swept) * size.seeds
     for method, _ in pairs(size):
         count += size.seeds + (0 if method == EQUAL else len(size.grid) * size.search_seeds)
     return count

@@ -3,22 +3,13 @@
 from __future__ import annotations
 
 import random
-import re
 import string
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import count, islice
 
-from benchmarks.learning.skills import (
-    BASE,
-    FACES,
-    SIZES,
-    STRINGS,
-    examples,
-    question_of,
-    split_of,
-    to_make,
-)
+from benchmarks.learning.cards import FACES, makes, to_24, to_make
+from benchmarks.learning.skills import BASE, SIZES, STRINGS, examples, question_of, split_of
 from benchmarks.skills import SKILLS, Example
 
 TRAINED, LONGER = range(3, 6), range(6, 8)  # letters of a word
@@ -109,6 +100,14 @@ def points(rule: dict[str, int]) -> Draw:
     return draw
 
 
+def twenty_four(rule: dict[str, int]) -> Draw:
+    def draw(dice: random.Random) -> Example:
+        inner, answer = to_24(dice, rule)
+        return f"make:{inner}=", answer
+
+    return draw
+
+
 def wrapped(skills: tuple[str, ...]) -> Draw:
     """A known skill, asked and answered with tokens that no base model has ever seen."""
 
@@ -139,6 +138,13 @@ REGIMES = {
         points(OTHER_RULE),
         512,
     ),
+    "24": Regime(
+        "four cards to 24 by + - * /, as in GeneralPoints, J, Q and K counting 10; 512 examples, SFT only",
+        "questions that say J is 11, Q is 12, K is 13",
+        twenty_four(RULE),
+        twenty_four(OTHER_RULE),
+        512,
+    ),
     "wrong0": _desc("sorting letters downwards; 768 examples, all right", 768),
     "wrong10": _desc("the same, 10% of the examples wrong", 768, 0.1),
     "wrong30": _desc("the same, 30% of the examples wrong", 768, 0.3),
@@ -162,15 +168,8 @@ def old_skills(asked: int) -> list[Example]:
 
 def right(question: str, answer: str, said: str) -> bool:
     """Cards can make a number in several ways, and each of them is right."""
-    asked = re.fullmatch(r"make:(?:([jqk\d]+):)?([jqk\d,]+)>(\d+)=", question)
-    if asked is None:
-        return said == answer
-    if not re.fullmatch(r"\d+([+-]\d+)*", said):
-        return False
-    rule = dict(re.findall(r"([jqk])(\d+)", asked[1] or ""))
-    terms = [int(term) for term in re.findall(r"[+-]?\d+", said)]
-    cards = sorted(int(rule.get(card, card)) for card in asked[2].split(","))
-    return sorted(map(abs, terms)) == cards and sum(terms) == int(asked[3])
+    made = makes(question, said)
+    return said == answer if made is None else made
 
 
 def in_turn(pairs: list[Example], seed: int) -> Iterator[Example]:

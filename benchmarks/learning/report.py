@@ -32,6 +32,11 @@ HOW = """\
   right answers everywhere), on {seeds} seeds that are not reported, over {grid}; where the best was at the edge, the
   search went on. Of equals the smallest was taken.
 - Everybody: {steps} steps of {batch} examples, AdamW without weight decay, 10% warm-up, cosine, gradients clipped at 1.
+- The vocabulary has 64 tokens, a large model's 100,000 and more: what is said of K may be otherwise there.
+- Calibration (ECE, ten bins), entropy and NLL are those of the tokens of the right answers. On a CPU, seconds are the
+  process's own. Asking is no part of them.
+- GeneralPoints is four cards to 24. What SFT makes of that is in the tables as "24"; "points" is a smaller form: three
+  cards, + and -, and any number to make.
 - Answers are right only whole, end of text included. Where a hand of cards can make its number in several ways, each of
   them counts. Old skills: the same number of held-out questions of each.
 """
@@ -94,7 +99,7 @@ def _base(study: Study) -> list[str]:
 
 def _regimes(study: Study) -> list[str]:
     rows = [["regime", "what is learnt", "out of distribution", "before: in", "before: out"]]
-    for name in study.size.regimes:
+    for name in (*study.size.regimes, *study.size.tried):
         before, regime = study.before(name), REGIMES[name]
         shown = [f"{100 * before[key]:.1f}%" for key in ("near", "far")] if before else ["", ""]
         rows.append([name, regime.what, regime.far_is, *shown])

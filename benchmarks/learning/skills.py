@@ -10,21 +10,19 @@ import random
 import string
 import zlib
 from collections.abc import Callable, Iterator
-from itertools import product
 
 import torch
 
 from benchmarks import skills as small
+from benchmarks.learning.cards import BIGGEST, FACES, rule_text, to_make
 from benchmarks.skills import Example
 
 NEW = "[]!"  # in the vocabulary, and in no text that a base model sees
-KNOWN = ["<pad>", "<s>", "</s>", "<unk>", *small.CHARACTERS, *"-?,> ", *NEW]
+KNOWN = ["<pad>", "<s>", "</s>", "<unk>", *small.CHARACTERS, *"-?,> ", *NEW, *"*/()"]
 WORDS = KNOWN + [f"<unused {i}>" for i in range(64 - len(KNOWN))]
 IDS = {word: i for i, word in enumerate(WORDS)}
 IGNORED = -100
 PAD, END = IDS["<pad>"], IDS["</s>"]
-FACES = "jqk"
-BIGGEST = 13  # the king's number
 
 
 def encode(text: str) -> list[int]:
@@ -51,7 +49,7 @@ def subtract(draw: random.Random, size: int) -> Example:
 
 
 def recall(draw: random.Random, size: int) -> Example:
-    """The value that was given to a key. Keys come in order: in any order, half a million parameters did not learn it."""
+    """The value that was given to a key. Keys come in order: in any, size cpu was still guessing after 2,000 steps."""
     values = draw.choices(string.digits, k=size)
     asked = draw.randrange(size)
     pairs = "".join(map("".join, zip(string.ascii_lowercase, values, strict=False)))
@@ -81,31 +79,6 @@ def make(draw: random.Random, size: int) -> Example:
     hand = [draw.choice(FACES), draw.choice([*FACES, *"123456789"])]
     draw.shuffle(hand)
     return to_make(draw, hand, {face: draw.randint(10, BIGGEST) for face in FACES})
-
-
-def to_make(draw: random.Random, hand: list[str], rule: dict[str, int]) -> Example:
-    """A question that has an answer, after "make:" and before "="; and its first answer, in the order of the signs."""
-    numbers = [int(rule.get(card, card)) for card in hand]
-    values = signed(numbers)
-    target = draw.choice([value for value in values.values() if value >= 0])
-    said = f"{rule_text(rule)}:" if rule else ""
-    return f"{said}{','.join(hand)}>{target}", next(text for text, value in values.items() if value == target)
-
-
-def rule_text(rule: dict[str, int]) -> str:
-    return "".join(f"{face}{value}" for face, value in rule.items())
-
-
-def signed(numbers: list[int]) -> dict[str, int]:
-    """Every way to put + and - between the numbers, with its value."""
-    values = {}
-    for signs in product("+-", repeat=len(numbers) - 1):
-        text, value = str(numbers[0]), numbers[0]
-        for sign, number in zip(signs, numbers[1:], strict=True):
-            text += f"{sign}{number}"
-            value += number if sign == "+" else -number
-        values[text] = value
-    return values
 
 
 Skill = Callable[[random.Random, int], Example]

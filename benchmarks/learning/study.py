@@ -29,6 +29,11 @@ class Study:
         sessions = [line for line in lines if line["kind"] == "session" and line["size"] == size.name]
         return Study(size, base, store.results(lines, size), sessions)
 
+    @property
+    def most_answers(self) -> str:
+        """The largest k of pass@k."""
+        return str(max(4**i for i in range(10) if 4**i <= self.size.answers))
+
     def finals(self, method: str, regime: str) -> list[dict[str, Any]]:
         """By seed; empty until every seed is there, so that nothing is quoted from some of them."""
         rate = self.rate(method, regime)

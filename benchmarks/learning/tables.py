@@ -41,7 +41,7 @@ def shown_p(p: float) -> str:
 def accuracies(study: Study) -> Rows:
     rows = [["", *study.size.methods]]
     for name, called in MEASURES.items():
-        for regime in study.size.regimes:
+        for regime in (*study.size.regimes, *study.size.tried):
             cells = [percent(study.mean(method, regime, name)) for method in study.size.methods]
             if any(cells):
                 rows.append([f"{regime}, {called}", *cells])
@@ -60,7 +60,7 @@ def differences(study: Study) -> Rows:
 
 
 def sampled(study: Study) -> Rows:
-    most = str(max(4**i for i in range(10) if 4**i <= study.size.answers))
+    most = study.most_answers
     rows = [["", "pass@1", f"pass@{most}", "pass@1, out", f"pass@{most}, out", "entropy", "ECE", "NLL"]]
     for regime in study.size.regimes:
         for method in study.size.methods:

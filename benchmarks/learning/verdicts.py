@@ -33,12 +33,12 @@ def compared(first: str, second: str, differences: dict[str, Difference]) -> str
     return f"of {len(differences)} regimes, " + "; ".join(parts) + "."
 
 
-def against(study: Study, first: str, second: str) -> list[str]:
+def against(study: Study, first: str, second: str, measures: dict[str, str] = MEASURES) -> list[str]:
     lines = []
-    for name, called in MEASURES.items():
+    for name, called in measures.items():
         differences = study.differences(first, second, name)
         if differences:
-            lines.append(f"{called.capitalize()}: {compared(first, second, differences)}")
+            lines.append(f"{called[0].upper()}{called[1:]}: {compared(first, second, differences)}")
     return lines
 
 
@@ -48,6 +48,7 @@ def all_of(study: Study) -> dict[str, list[str]]:
         "Does OTR beat SFT?": lambda s: against(s, "OTR", "SFT"),
         "Is it only a noisy DFT?": lambda s: against(s, "OTR", "DFT"),
         "Why sample, when the sum is exact?": sampled_or_exact,
+        "Does it cost variety?": several,
         "What does κ do?": lambda s: variants(s, "κ=1", "κ=2"),
         "What does β do?": lambda s: variants(s, "β=-0.5", "β=0", "β=0.5"),
         "What does K do?": lambda s: variants(s, "K=1", "K=16", "K=4096"),
@@ -74,6 +75,13 @@ def sampled_or_exact(study: Study) -> list[str]:
             f"alone, as a multiple of the squared gradient: {listed}."
         )
     return lines
+
+
+def several(study: Study) -> list[str]:
+    """Whether the right answer is still among several that are drawn."""
+    k = study.most_answers
+    called = {f"pass/{k}": f"pass@{k}, in distribution", f"far pass/{k}": f"pass@{k}, out of distribution"}
+    return against(study, "OTR", "SFT", called) + against(study, "OTR", "DFT", called)
 
 
 def variants(study: Study, *names: str) -> list[str]:

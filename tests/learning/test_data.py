@@ -1,4 +1,4 @@
-"""The study's questions: right answers, splits that stay apart, and demonstrations that are wrong when they should be."""
+"""The study's questions: right answers, splits that stay apart, and demonstrations that are wrong where they should."""
 
 import re
 from itertools import islice
@@ -48,6 +48,14 @@ def known(question):
     return {simple[skill]}
 
 
+def makes_24(question, answer):
+    rule, hand = re.fullmatch(r"make:(.*):(.*)>24=", question).groups()
+    for face, value in re.findall(r"([jqk])(\d+)", rule):
+        hand = hand.replace(face, value)
+    numbers = sorted(map(int, hand.split(",")))
+    return sorted(map(int, re.findall(r"\d+", answer))) == numbers and abs(eval(answer) - 24) < 1e-9
+
+
 @pytest.mark.parametrize("skill", BASE)
 def test_base_skills_are_right_and_their_splits_apart(skill):
     splits = {split: list(islice(examples(skill, split, 0), 200)) for split in ("train", "validation", "test")}
@@ -71,6 +79,9 @@ def test_regimes_are_right_and_their_splits_apart(name):
     trained = [regime.train(seed) for seed in range(3)]
     for pairs in (*asked.values(), *([] if regime.wrong else trained)):
         for question, answer in pairs:
+            if name == "24":
+                assert makes_24(question, answer), question
+                continue
             plain = answer.strip("[]") if name == "format" else answer
             assert plain in known(question), question
             assert name != "format" or answer == f"[{plain}]"
@@ -113,6 +124,12 @@ def test_far_is_far():
         ("3+5+10+0", False),
         ("3+5+10...", False),  # no end of text
         ("3+5-10", False),
+        ("(3+10)+5", True),
+        ("3+5++10", False),
+        ("18", False),
+        ("3+(5+10", False),
+        ("3+5+10/(5-5)", False),
+        ("__import__", False),
         ("", False),
     ],
 )

@@ -188,7 +188,8 @@ def study_of(values):
         for run in plan.searches(SMOKE, method, "compose", LADDER[2]):
             add(run, {"validation": 0.1, "old": 0.5, "update": 0.1})
         for run, value in zip(plan.finals(SMOKE, method, "compose", SMOKE.grid[0]), accuracies, strict=True):
-            add(run, {"near": value, "far": 0.25, "old": 1 - value})
+            more = {"pass": {"1": value, "4": value}, "far pass": {"1": 0.0, "4": 0.0}}
+            add(run, {"near": value, "far": 0.25, "old": 1 - value} | more)
     return Study.of(lines, SMOKE)
 
 
