@@ -57,6 +57,7 @@ def run(args: argparse.Namespace) -> None:
     if args.report:
         print(report.write(path))
         return
+    _quiet()
     session = len([line for line in store.read(path) if line["kind"] == "session"])
     made = measure.circumstances(PACKAGES) | {"jobs": args.jobs, "device": _device()}
     store.append(path, {"kind": "session", "size": size.name, "session": session, **made})
@@ -68,6 +69,13 @@ def run(args: argparse.Namespace) -> None:
     left = remaining(size, path)
     print(f"{left} runs of size {size.name} are left; the same command goes on." if left else "All runs are done.")
     print(report.write(path))
+
+
+def _quiet() -> None:
+    """No bars of transformers' own between ours."""
+    from transformers.utils.logging import disable_progress_bar
+
+    disable_progress_bar()
 
 
 def _device() -> str:
@@ -141,9 +149,7 @@ def run_all(size: Size, folder: Path, path: Path, session: int, jobs: int, bars:
 
 def _begin_worker(parent: int) -> None:
     """One thread, so that runs do not wait for each other; and no life after the parent's."""
-    from transformers.utils.logging import disable_progress_bar
-
-    disable_progress_bar()
+    _quiet()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(1)
 

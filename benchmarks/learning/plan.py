@@ -67,13 +67,13 @@ SIZES = {
     size.name: size
     for size in (
         Size(
-            "smoke", 32, 2, 2, 3e-3, 64, 20, 10, 0.95, steps=6, batch=8, regimes=("compose",), tried=(),
-            methods=("SFT", "OTR"), swept=("compose",), variants=(EQUAL,), grid=LADDER[3:5], search_seeds=1, seeds=2, asked=22, sampled=4,
-            answers=4, looks=2,
+            "smoke", 32, 2, 2, 3e-3, 64, 20, 10, 0.95, steps=6, batch=8,
+            regimes=("compose",), tried=(), methods=("SFT", "OTR"), swept=("compose",), variants=(EQUAL,),
+            grid=LADDER[3:5], search_seeds=1, seeds=2, asked=22, sampled=4, answers=4, looks=2,
         ),
         Size("cpu", 96, 4, 4, 2e-3, 128, 6000, 1000, 0.9),
         Size("gpu", 512, 8, 8, 6e-4, 512, 12000, 2000, 0.98, steps=400, batch=64, more=4, asked=500, sampled=200,
-             minutes=7),
+             grid=LADDER[1:5], minutes=7),
     )
 }  # fmt: skip
 

@@ -125,11 +125,11 @@ def _desc(what: str, examples: int, wrong: float = 0.0) -> Regime:
 
 REGIMES = {
     "compose": Regime(
-        "two known skills, one after the other, from 128 examples",
+        "two known skills, one after the other, from 64 examples",
         "words of 6 and 7 letters",
         composed(TRAINED),
         composed(LONGER),
-        128,
+        64,
     ),
     "points": Regime(
         "cards to a number, J, Q and K counting 10, as every question says; 512 examples",
