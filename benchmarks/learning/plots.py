@@ -142,6 +142,7 @@ def sweeps(study: Study, path: Path) -> bool:
             axis.set(title=f"{regime}: {letter}", ylim=(-4, 104))
             if letter == "K":
                 axis.set_xscale("log", base=4)
+            axis.set_xticks([x for _, x in values], [f"{x:g}" for _, x in values])
             _plain(axis)
         row[0].set_ylabel("right answers, %")
     figure.legend(*axes[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)

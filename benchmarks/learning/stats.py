@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 ENOUGH = 0.05  # a p-value from here on names no winner
 
@@ -54,7 +54,10 @@ def paired(first: Sequence[float], second: Sequence[float]) -> Difference:
     return Difference(value, half, 2 * float(t.sf(abs(value / error), len(each) - 1)))
 
 
-def holm(differences: dict[str, Difference]) -> dict[str, Difference]:
+Name = TypeVar("Name")
+
+
+def holm(differences: dict[Name, Difference]) -> dict[Name, Difference]:
     """The same, with p-values that hold for all of them together."""
     order = sorted(differences, key=lambda name: differences[name].p)
     corrected, least = {}, 0.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +12,7 @@ from benchmarks.learning.stats import Difference, Mean, holm, mean, paired
 
 MEASURES = {"near": "in distribution", "far": "out of distribution", "old": "old skills"}
 DEFAULT = "OTR"
+APART = "format"  # a test of a limit that is known: in no average
 COMPARED = (("OTR", "SFT"), ("OTR", "DFT"), ("OTR", "OTR exact"), ("DFT", "SFT"))
 
 
@@ -71,6 +73,20 @@ class Study:
             if a and b:
                 found[regime] = paired(a, b)
         return holm(found)
+
+    def averages(self, name: str) -> dict[tuple[str, str], Difference]:
+        """Each seed's average over the regimes where both ran; corrected for how many pairs there are."""
+        found = {}
+        for first, second in (*COMPARED, *((variant, DEFAULT) for variant in self.size.variants)):
+            shared = self.averaged(first, second)
+            if shared:
+                sides = [[self.values(m, r, name) for r in shared] for m in (first, second)]
+                one, other = ([statistics.fmean(seed) for seed in zip(*rows, strict=True)] for rows in sides)
+                found[first, second] = paired(one, other)
+        return holm(found)
+
+    def averaged(self, first: str, second: str) -> list[str]:
+        return [regime for regime in self.regimes_of(first, second) if regime != APART]
 
     def scores(self, method: str, regime: str) -> dict[float, float]:
         """Validation accuracy at every rate that the search tried."""

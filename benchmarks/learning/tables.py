@@ -38,6 +38,16 @@ def shown_p(p: float) -> str:
     return "< 0.001" if p < 0.001 else f"{p:.3f}" if p < 0.0995 else f"{p:.2f}"
 
 
+def overall(study: Study) -> Rows:
+    """Averages over the regimes where both ran: what can be said in one line."""
+    columns = [study.averages(name) for name in MEASURES]
+    rows = [["on average, in points", "regimes", *MEASURES.values()]]
+    for first, second in columns[0]:
+        cells = [difference(column[first, second]) for column in columns]
+        rows.append([f"{first} − {second}", str(len(study.averaged(first, second))), *cells])  # noqa: RUF001
+    return rows
+
+
 def accuracies(study: Study) -> Rows:
     rows = [["", *study.size.methods]]
     for name, called in MEASURES.items():

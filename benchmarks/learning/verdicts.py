@@ -14,32 +14,37 @@ def points(difference: Difference) -> str:
     return f"{100 * difference.value:+.1f} ± {100 * difference.half:.1f}"
 
 
-def compared(first: str, second: str, differences: dict[str, Difference]) -> str:
-    """Where one is better, where the other, and where no difference was found, each with its interval."""
-    better = [r for r, d in differences.items() if d.found and d.value > 0]
-    worse = [r for r, d in differences.items() if d.found and d.value < 0]
-    open_ = [r for r, d in differences.items() if not d.found]
+def compared(study: Study, first: str, second: str, name: str) -> str:
+    """The average, then where one is better, where the other, and where no difference was found."""
+    differences = study.differences(first, second, name)
+    one, other = said(first), said(second)
+    groups = {
+        f"{one} is better in": [r for r, d in differences.items() if d.found and d.value > 0],
+        f"{one} is worse in": [r for r, d in differences.items() if d.found and d.value < 0],
+        "No difference was found in": [r for r, d in differences.items() if not d.found],
+    }
+    text = ""
+    if len(study.averaged(first, second)) > 1:
+        whole = study.averages(name)[first, second]
+        verdict = "" if whole.found else " (no difference was found)"
+        text = f"{one} minus {other} is {points(whole)} points on average{verdict}. "
+    return text + " ".join(
+        f"{words} {', '.join(f'{regime} ({points(differences[regime])})' for regime in regimes)}."
+        for words, regimes in groups.items()
+        if regimes
+    )
 
-    def listed(regimes: list[str]) -> str:
-        return ", ".join(f"{regime} {points(differences[regime])}" for regime in regimes)
 
-    parts = []
-    if better:
-        parts.append(f"{first} is better than {second} in {len(better)} ({listed(better)})")
-    if worse:
-        parts.append(f"{first} is worse than {second} in {len(worse)} ({listed(worse)})")
-    if open_:
-        parts.append(f"no difference was found in {len(open_)} ({listed(open_)})")
-    return f"of {len(differences)} regimes, " + "; ".join(parts) + "."
+def said(method: str) -> str:
+    return {"nll": "nll_weight 0.1", plan.EQUAL: "SFT with OTR's step size"}.get(method, method)
 
 
 def against(study: Study, first: str, second: str, measures: dict[str, str] = MEASURES) -> list[str]:
-    lines = []
-    for name, called in measures.items():
-        differences = study.differences(first, second, name)
-        if differences:
-            lines.append(f"{called[0].upper()}{called[1:]}: {compared(first, second, differences)}")
-    return lines
+    return [
+        f"{called[0].upper()}{called[1:]}: {compared(study, first, second, name)}"
+        for name, called in measures.items()
+        if study.differences(first, second, name)
+    ]
 
 
 def all_of(study: Study) -> dict[str, list[str]]:
@@ -88,40 +93,28 @@ def variants(study: Study, *names: str) -> list[str]:
     """Each variant against the defaults, which it differs from in one setting."""
     lines = []
     for name in names:
-        parts = []
-        for measure, called in MEASURES.items():
-            differences = study.differences(name, DEFAULT, measure)
-            if differences:
-                parts.append(f"{called}, {compared(called_variant(name), 'the default', differences)}")
-        if parts:
-            lines.append(f"{called_variant(name)}: " + " ".join(parts))
+        found = against(study, name, DEFAULT)
+        lines += [f"{said(name)}, {line[0].lower()}{line[1:]}" for line in found]
     return lines
-
-
-def called_variant(name: str) -> str:
-    return "nll_weight 0.1" if name == "nll" else name
 
 
 def equal_steps(study: Study) -> list[str]:
     """If SFT, made to step as far as OTR, still differs from it, then it is not the size of the steps."""
-    if not study.regimes_of(plan.EQUAL):
-        return []
-    return against(study, "OTR", plan.EQUAL)
+    return against(study, plan.EQUAL, DEFAULT)
 
 
 def when_not(study: Study) -> list[str]:
     """A token that is never drawn is never learnt."""
     if "format" not in study.regimes_of("SFT", "DFT", "OTR"):
         return []
-    said = []
+    shares = []
     for method in ("SFT", "DFT", "OTR", "OTR exact", "nll"):
         mean = study.mean(method, "format", "near")
         if mean is not None:
-            called = "OTR with nll_weight 0.1" if method == "nll" else method
-            said.append(f"{called} {100 * mean.value:.1f}% ± {100 * mean.half:.1f}")
+            shares.append(f"{said(method)} {100 * mean.value:.1f}% ± {100 * mean.half:.1f}")
     missed = statistics.fmean(f["metrics"]["first"]["unsampled"] for f in study.finals("OTR", "format"))
     text = (
-        f"With answers between tokens that the model has never seen, right answers were: {', '.join(said)}. At the "
+        f"With answers between tokens that the model has never seen, right answers were: {', '.join(shares)}. At the "
         f"first step OTR drew the label not once at {missed:.0%} of the positions (`otr/unsampled`)."
     )
     return [text]
@@ -175,7 +168,7 @@ def which(study: Study) -> list[str]:
             ahead, behind = any(d.value > 0 for d in found), any(d.value < 0 for d in found)
             group = "trade" if ahead and behind else "for" if ahead else "against" if behind else "either"
             groups[group].append(regime)
-        said = [
+        parts = [
             f"{words} {', '.join(groups[group])}"
             for group, words in (
                 ("for", f"{method} is ahead in something and behind in nothing in"),
@@ -185,6 +178,6 @@ def which(study: Study) -> list[str]:
             )
             if groups[group]
         ]
-        if said:
-            lines.append(f"{method} or SFT: {'; '.join(said)}.")
+        if parts:
+            lines.append(f"{method} or SFT: {'; '.join(parts)}.")
     return lines

@@ -198,11 +198,11 @@ def test_verdicts_turn_with_the_figures():
     for_otr = verdicts.all_of(study_of({"OTR": high, "SFT": low}))["Does OTR beat SFT?"]
     for_sft = verdicts.all_of(study_of({"OTR": low, "SFT": high}))["Does OTR beat SFT?"]
     for_none = verdicts.all_of(study_of({"OTR": between, "SFT": low}))["Does OTR beat SFT?"]
-    assert for_otr[0].startswith("In distribution: of 1 regimes, OTR is better than SFT in 1 (compose +40.0 ± ")
-    assert for_otr[2].startswith("Old skills: of 1 regimes, OTR is worse than SFT in 1 (compose -40.0 ± ")
-    assert for_sft[0].startswith("In distribution: of 1 regimes, OTR is worse than SFT in 1 (compose -40.0 ± ")
-    assert for_none[0].startswith("In distribution: of 1 regimes, no difference was found in 1 (compose +11.9 ± ")
-    assert for_otr[1] == "Out of distribution: of 1 regimes, no difference was found in 1 (compose +0.0 ± 0.0)."
+    assert for_otr[0].startswith("In distribution: OTR is better in compose (+40.0 ± ")
+    assert for_otr[1] == "Out of distribution: No difference was found in compose (+0.0 ± 0.0)."
+    assert for_otr[2].startswith("Old skills: OTR is worse in compose (-40.0 ± ")
+    assert for_sft[0].startswith("In distribution: OTR is worse in compose (-40.0 ± ")
+    assert for_none[0].startswith("In distribution: No difference was found in compose (+11.9 ± ")
 
 
 def test_nothing_is_quoted_from_some_of_the_seeds():
