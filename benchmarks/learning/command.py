@@ -124,7 +124,7 @@ def run_all(size: Size, folder: Path, path: Path, session: int, jobs: int, bars:
             named = list(plan.planned(size, known))
             new = [run for run in named if known.of(run) is None and run not in under_way.values()]
             total = max(len(named), plan.expected(size))
-            bars.update(task, completed=len(known.figures), total=total)
+            bars.update(task, completed=sum(known.of(run) is not None for run in named), total=total)
             stopped = stopped or time.monotonic() > until
             if not stopped:
                 for run in new[: jobs - len(under_way)]:

@@ -30,6 +30,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
 EQUAL = "SFT, OTR's steps"  # SFT's directions, each as far as OTR's step went
 METHODS = MAIN | VARIANTS | {EQUAL: {"objective": "sft"}}
 LADDER = (3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
+AS_GOOD = 0.02  # of the validation questions
 FIRST_SEARCH_SEED = 100  # so that no run is both chosen on and reported
 
 
@@ -165,11 +166,15 @@ def rates(size: Size, method: str, regime: str, results: Results) -> list[float]
 
 
 def best_of(scores: dict[float, float | None]) -> float | None:
-    """The rate of the best score, once all are known; of equals the smallest, which changes the model least."""
+    """Once all are known, the smallest rate, which changes the model least, of those that are as good as the best.
+
+    Where many rates learn the same, the best of them would be chance, and with it all that is forgotten.
+    """
     known = {rate: value for rate, value in scores.items() if value is not None}
     if len(known) < len(scores):
         return None
-    return min(known, key=lambda rate: (-known[rate], rate))
+    best = max(known.values())
+    return min(rate for rate, value in known.items() if value >= best - AS_GOOD)
 
 
 def chosen(size: Size, method: str, regime: str, results: Results) -> float | None:

@@ -32,9 +32,10 @@ HOW = """\
   OTR's draws; methods share seeds. Test questions are the same for all, and are in no training data of any kind.
 - A winner is named where a paired t-test over the seeds says so at 5%, after Holm's correction over the regimes of
   the same comparison and measure. Otherwise "no difference was found", which is not "there is none": see the interval.
-- Learning rates were searched for every method and regime on validation questions of the trained distribution (with
-  right answers everywhere), on {seeds} seeds that are not reported, over {grid}; where the best was at the edge, the
-  search went on. Of equals the smallest was taken.
+- Learning rates were searched for every method and regime on {asked} validation questions of the trained distribution
+  (with right answers everywhere) and {seeds} seeds that are not reported, over {grid}. The smallest
+  rate within {as_good:.0%} of the best was taken: it changes the model least. Where it was at the edge of the grid, the
+  search went on.
 - Everybody: {steps} steps of {batch} examples, AdamW without weight decay, 10% warm-up, cosine, gradients clipped at 1.
 - The vocabulary has 64 tokens, a large model's 100,000 and more: what is said of K may be otherwise there.
 - Calibration (ECE, ten bins), entropy and NLL are those of the tokens of the right answers. On a CPU, seconds are the
@@ -62,8 +63,9 @@ def write(path: Path) -> str:
 
 def section(study: Study, path: Path) -> str:
     size, figures = study.size, study.base["figures"]
-    done = len(study.known.figures)
-    whole = max(len(list(plan.planned(size, study.known))), plan.expected(size))
+    named = list(plan.planned(size, study.known))
+    done = sum(study.known.of(run) is not None for run in named)
+    whole = max(len(named), plan.expected(size))
     lines = [f"## Size {size.name}: {figures['parameters']:,} parameters", "", measure.made(study.sessions[-1]), ""]
     if done < whole:
         lines += [f"**Unfinished: {done} of {whole} runs are here.** What is missing is left out below.", ""]
@@ -74,7 +76,14 @@ def section(study: Study, path: Path) -> str:
     lines += [
         "### How it was done",
         "",
-        HOW.format(seeds=size.search_seeds, grid=grid, steps=size.steps, batch=size.batch),
+        HOW.format(
+            seeds=size.search_seeds,
+            grid=grid,
+            steps=size.steps,
+            batch=size.batch,
+            asked=size.asked,
+            as_good=plan.AS_GOOD,
+        ),
         "",
         *_base(study),
         *_regimes(study),

@@ -68,7 +68,8 @@ CPU = SIZES["cpu"]
     ("scores", "tried", "best"),
     [
         ({3e-4: 0.1, 1e-3: 0.5, 3e-3: 0.4, 1e-2: 0.0}, CPU.grid, 1e-3),
-        ({3e-4: 0.1, 1e-3: 0.5, 3e-3: 0.5, 1e-2: 0.0}, CPU.grid, 1e-3),  # of equals the smallest
+        ({3e-4: 0.1, 1e-3: 0.5, 3e-3: 0.515, 1e-2: 0.0}, CPU.grid, 1e-3),  # as good, and smaller
+        ({3e-4: 0.1, 1e-3: 0.5, 3e-3: 0.525, 1e-2: 0.0}, CPU.grid, 3e-3),
         ({3e-4: 0.1, 1e-3: 0.2, 3e-3: 0.3, 1e-2: 0.4}, (*CPU.grid, 3e-2), None),  # the edge: one more to try
         ({3e-4: 0.1, 1e-3: 0.2, 3e-3: 0.3, 1e-2: 0.4, 3e-2: 0.2}, (*CPU.grid, 3e-2), 1e-2),
         ({3e-4: 0.6, 1e-3: 0.2, 3e-3: 0.3, 1e-2: 0.4}, (1e-4, *CPU.grid), None),
