@@ -29,6 +29,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
 }
 EQUAL = "SFT, OTR's steps"  # SFT's directions, each as far as OTR's step went
 METHODS = MAIN | VARIANTS | {EQUAL: {"objective": "sft"}}
+ALIKE = "SFT"  # at whose rate everybody runs too, so that no difference between rates passes for one between methods
 LADDER = (3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
 AS_GOOD = 0.02  # of the validation questions
 FIRST_SEARCH_SEED = 100  # so that no run is both chosen on and reported
@@ -130,6 +131,9 @@ def _of(size: Size, method: str, regime: str, results: Results) -> Iterator[Run]
     best = chosen(size, "OTR" if method == EQUAL else method, regime, results)
     if best is not None:
         yield from finals(size, method, regime, best)
+    same = chosen(size, ALIKE, regime, results)
+    if same is not None and method != EQUAL:
+        yield from (run for run in finals(size, method, regime, same) if same != best)
 
 
 def searches(size: Size, method: str, regime: str, rate: float) -> list[Run]:

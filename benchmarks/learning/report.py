@@ -23,6 +23,10 @@ These are tiny models and generated tasks. What is said here is true of them; a 
 learns from people's texts may behave otherwise.
 """
 
+ALIKE = """\
+All at the rate that was best for SFT. What holds in one of these tables only is a difference between learning rates as
+much as between methods:"""
+
 SHORT = """\
 Bold: a difference was found (5%, after Holm's correction over the rows of a column). Variants differ from OTR's
 defaults in the one setting they are named for. The regime "format" is in no average: it tests a limit that is known."""
@@ -69,7 +73,8 @@ def section(study: Study, path: Path) -> str:
     lines = [f"## Size {size.name}: {figures['parameters']:,} parameters", "", measure.made(study.sessions[-1]), ""]
     if done < whole:
         lines += [f"**Unfinished: {done} of {whole} runs are here.** What is missing is left out below.", ""]
-    lines += ["### In short", "", *table(tables.overall(study)), "", SHORT, ""]
+    lines += ["### In short", "", "Each method at its own learning rate:", "", *table(tables.overall(study)), ""]
+    lines += [ALIKE, "", *table(tables.overall(study.at_one_rate())), "", SHORT, ""]
     for question, answers in verdicts.all_of(study).items():
         lines += [f"### {question}", "", *(f"- {answer}" for answer in answers), ""]
     grid = ", ".join(f"{rate:g}" for rate in size.grid)

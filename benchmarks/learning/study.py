@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from benchmarks.learning import plan, store
@@ -22,6 +22,10 @@ class Study:
     base: dict[str, Any]
     known: Results
     sessions: list[dict[str, Any]]
+    alike: bool = False  # every method at SFT's rate, instead of at its own
+
+    def at_one_rate(self) -> Study:
+        return replace(self, alike=True)
 
     @staticmethod
     def of(lines: list[dict[str, Any]], size: Size) -> Study | None:
@@ -46,7 +50,11 @@ class Study:
         return whole if len(whole) == len(found) else []
 
     def rate(self, method: str, regime: str) -> float | None:
-        return plan.chosen(self.size, DEFAULT if method == plan.EQUAL else method, regime, self.known)
+        own = plan.chosen(self.size, DEFAULT if method == plan.EQUAL else method, regime, self.known)
+        if not self.alike:
+            return own
+        same = plan.chosen(self.size, plan.ALIKE, regime, self.known)
+        return None if method == plan.EQUAL and own != same else same  # its steps are OTR's at OTR's own rate
 
     def values(self, method: str, regime: str, name: str) -> list[float]:
         """One figure of every seed; "pass/16" is the figure 16 within the figure pass."""

@@ -180,11 +180,13 @@ def steps(study: Study) -> Rows:
 
 ALL: tuple[tuple[str, Callable[[Study], Rows]], ...] = (
     ("Right answers, %", accuracies),
-    ("Differences", differences),
+    ("Differences, each method at its own rate", differences),
+    ("Differences, all at SFT's rate", lambda study: differences(study.at_one_rate())),
     ("Several answers, entropy, calibration", sampled),
     ("Tokens and seconds to a level", to_level),
     ("κ, β, K and the others, %", sweeps),
-    ("Variants against the defaults", against_default),
+    ("Variants against the defaults, each at its own rate", against_default),
+    ("Variants against the defaults, all at SFT's rate", lambda study: against_default(study.at_one_rate())),
     ("Noise of the gradient, on the base model", noise),
     ("Learning rates", rates),
     ("Length of the steps", steps),

@@ -40,11 +40,16 @@ def said(method: str) -> str:
 
 
 def against(study: Study, first: str, second: str, measures: dict[str, str] = MEASURES) -> list[str]:
-    return [
-        f"{called[0].upper()}{called[1:]}: {compared(study, first, second, name)}"
-        for name, called in measures.items()
-        if study.differences(first, second, name)
-    ]
+    """At each method's own learning rate, and at SFT's for all."""
+    lines = []
+    for name, called in measures.items():
+        if study.differences(first, second, name):
+            line = f"{called[0].upper()}{called[1:]}: {compared(study, first, second, name)}"
+            alike = study.at_one_rate()
+            if alike.differences(first, second, name):
+                line += f" All at SFT's rate: {compared(alike, first, second, name)}"
+            lines.append(line)
+    return lines
 
 
 def all_of(study: Study) -> dict[str, list[str]]:
@@ -158,14 +163,15 @@ def _rung(study: Study, method: str, regime: str) -> int:
 
 
 def which(study: Study) -> list[str]:
-    """By regime: who is ahead of SFT somewhere and behind nowhere, and who the other way round."""
+    """By regime: who is ahead of SFT somewhere and behind nowhere, at its own rate and at SFT's; and the other way."""
     lines = []
     for method in study.size.methods[1:]:
-        tables = {called: study.differences(method, "SFT", name) for name, called in MEASURES.items()}
         groups: dict[str, list[str]] = {"for": [], "against": [], "trade": [], "either": []}
-        for regime in study.regimes_of("SFT", method):
-            found = [table[regime] for table in tables.values() if table[regime].found]
-            ahead, behind = any(d.value > 0 for d in found), any(d.value < 0 for d in found)
+        alike = study.at_one_rate()
+        tables = [[view.differences(method, "SFT", name) for view in (study, alike)] for name in MEASURES]
+        for regime in [r for r in study.regimes_of("SFT", method) if alike.finals(method, r)]:
+            found = [own[regime].value for own, same in tables if _both(own[regime], same[regime])]
+            ahead, behind = any(value > 0 for value in found), any(value < 0 for value in found)
             group = "trade" if ahead and behind else "for" if ahead else "against" if behind else "either"
             groups[group].append(regime)
         parts = [
@@ -174,10 +180,14 @@ def which(study: Study) -> list[str]:
                 ("for", f"{method} is ahead in something and behind in nothing in"),
                 ("against", "SFT is, in"),
                 ("trade", "each is ahead in something in"),
-                ("either", "nothing was found between them in"),
+                ("either", "nothing that holds at both rates was found between them in"),
             )
             if groups[group]
         ]
         if parts:
             lines.append(f"{method} or SFT: {'; '.join(parts)}.")
     return lines
+
+
+def _both(own: Difference, same: Difference) -> bool:
+    return own.found and same.found and own.value * same.value > 0

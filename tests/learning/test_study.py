@@ -83,9 +83,20 @@ def test_search_follows_the_file(scores, tried, best):
     assert plan.rates(CPU, "OTR", "compose", known) == list(tried)
     assert plan.chosen(CPU, "OTR", "compose", known) == best
     finals = [r for r in plan.planned(CPU, known) if (r.kind, r.regime, r.method) == ("final", "compose", "OTR")]
-    assert [run.rate for run in finals] == ([] if best is None else [best] * CPU.seeds)
+    assert [run.rate for run in finals] == ([] if best is None else [best] * CPU.seeds)  # SFT's is not known
     equal = [r for r in plan.planned(CPU, known) if (r.kind, r.regime, r.method) == ("final", "compose", EQUAL)]
     assert [run.rate for run in equal] == [run.rate for run in finals]
+
+
+def test_everybody_runs_at_sfts_rate_too():
+    known = searched(dict.fromkeys(CPU.grid, 0.1) | {1e-3: 0.5})
+    known.figures |= searched(dict.fromkeys(CPU.grid, 0.1) | {3e-3: 0.5}, "SFT").figures
+    finals = [r for r in plan.planned(CPU, known) if (r.kind, r.regime) == ("final", "compose")]
+    found = {m: {run.rate for run in finals if run.method == m} for m in ("SFT", "OTR", EQUAL)}
+    assert found == {"SFT": {3e-3}, "OTR": {1e-3, 3e-3}, EQUAL: {1e-3}}
+    study = Study(CPU, {}, known, [])
+    assert [study.rate(m, "compose") for m in found] == [3e-3, 1e-3, 1e-3]
+    assert [study.at_one_rate().rate(m, "compose") for m in found] == [3e-3, 3e-3, None]
 
 
 def test_no_seed_is_both_chosen_on_and_reported():
@@ -200,7 +211,8 @@ def test_verdicts_turn_with_the_figures():
     for_sft = verdicts.all_of(study_of({"OTR": low, "SFT": high}))["Does OTR beat SFT?"]
     for_none = verdicts.all_of(study_of({"OTR": between, "SFT": low}))["Does OTR beat SFT?"]
     assert for_otr[0].startswith("In distribution: OTR is better in compose (+40.0 ± ")
-    assert for_otr[1] == "Out of distribution: No difference was found in compose (+0.0 ± 0.0)."
+    none = "No difference was found in compose (+0.0 ± 0.0)."
+    assert for_otr[1] == f"Out of distribution: {none} All at SFT's rate: {none}"
     assert for_otr[2].startswith("Old skills: OTR is worse in compose (-40.0 ± ")
     assert for_sft[0].startswith("In distribution: OTR is worse in compose (-40.0 ± ")
     assert for_none[0].startswith("In distribution: No difference was found in compose (+11.9 ± ")
