@@ -40,12 +40,12 @@ def core(session: nox.Session) -> None:
 
 @nox.session
 def axolotl(session: nox.Session) -> None:
-    """Models of many families, the real Axolotl with the plugin added to its environment, and the TRL in it."""
+    """Models of many families, the real Axolotl with the plugin in its environment, the TRL in it; and the study."""
     session.log("Axolotl and all that it needs are installed here: some minutes, the first time")
     install(session, "axolotl", "torch", constraints="axolotl")
     # Under the same constraints: a version that the plugin changed would be an error.
     install(session, "axolotl", "-e", ".", constraints="axolotl")
-    session.run("pytest", *(session.posargs or ["tests/model", "tests/axolotl", "tests/trl"]))
+    session.run("pytest", *(session.posargs or ["tests/model", "tests/axolotl", "tests/trl", "tests/learning"]))
 
 
 @nox.session
