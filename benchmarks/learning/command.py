@@ -89,8 +89,6 @@ def have_base(size: Size, folder: Path, path: Path, session: int, bars: Progress
     kept = folder / "model.safetensors"
     if known and known["config"] == wanted and kept.exists() and fingerprint(kept) == known["print"]:
         return True
-    if not torch.cuda.is_available():
-        torch.set_num_threads(os.cpu_count() or 1)
     task = bars.add_task("pretraining", total=100)
     figures = base.pretrain(size, folder, lambda share: bars.update(task, completed=int(100 * share)), until)
     if figures is None:
