@@ -26,11 +26,16 @@ def number(found: Mean | None) -> str:
     return "" if found is None else f"{found.value:.3g} ± {found.half:.2g}"
 
 
+def points(difference: Difference) -> str:
+    value = round(100 * difference.value, 1) + 0.0  # never "-0.0"
+    return f"{value:+.1f} ± {100 * difference.half:.1f}"
+
+
 def difference(found: Difference | None) -> str:
     """Bold where there is a winner."""
     if found is None:
         return ""
-    text = f"{100 * found.value:+.1f} ± {100 * found.half:.1f}, p {shown_p(found.p)}"
+    text = f"{points(found)}, p {shown_p(found.p)}"
     return f"**{text}**" if found.found else text
 
 

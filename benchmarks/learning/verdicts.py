@@ -8,31 +8,30 @@ from collections.abc import Callable
 from benchmarks.learning import plan
 from benchmarks.learning.stats import Difference
 from benchmarks.learning.study import DEFAULT, MEASURES, Study
-
-
-def points(difference: Difference) -> str:
-    return f"{100 * difference.value:+.1f} ± {100 * difference.half:.1f}"
+from benchmarks.learning.tables import points
 
 
 def compared(study: Study, first: str, second: str, name: str) -> str:
-    """The average, then where one is better, where the other, and where no difference was found."""
+    """The average over the regimes, then those in which one is ahead. Where nothing is said of a regime, nothing was
+    found in it: its figures are in the tables."""
     differences = study.differences(first, second, name)
-    one, other = said(first), said(second)
     groups = {
-        f"{one} is better in": [r for r, d in differences.items() if d.found and d.value > 0],
-        f"{one} is worse in": [r for r, d in differences.items() if d.found and d.value < 0],
-        "No difference was found in": [r for r, d in differences.items() if not d.found],
+        "ahead": [f"{r} ({points(d)})" for r, d in differences.items() if d.found and d.value > 0],
+        "behind": [f"{r} ({points(d)})" for r, d in differences.items() if d.found and d.value < 0],
     }
-    text = ""
-    if len(study.averaged(first, second)) > 1:
-        whole = study.averages(name)[first, second]
-        verdict = "" if whole.found else " (no difference was found)"
-        text = f"{one} minus {other} is {points(whole)} points on average{verdict}. "
-    return text + " ".join(
-        f"{words} {', '.join(f'{regime} ({points(differences[regime])})' for regime in regimes)}."
-        for words, regimes in groups.items()
-        if regimes
-    )
+    alone = ", ".join(f"{side} in {', '.join(regimes)}" for side, regimes in groups.items() if regimes)
+    one, other = said(first), said(second)
+    if len(study.averaged(first, second)) < 2:
+        ((regime, only),) = differences.items()
+        found = f"is {alone}" if alone else f"and {other}: no difference was found in {regime} ({points(only)})"
+        return f"{one} {found}."
+    whole = study.averages(name)[first, second]
+    if not whole.found:
+        average = f"no difference was found between {one} and {other} on average ({points(whole)} points)"
+        return f"{average}; {one} is {alone}." if alone else f"{average} or in any regime."
+    side = "ahead of" if whole.value > 0 else "behind"
+    average = f"{one} is {side} {other} by {points(whole).lstrip('+-')} points on average"
+    return f"{average}; {alone}." if alone else f"{average}, but in no regime by itself."
 
 
 def said(method: str) -> str:
@@ -41,14 +40,16 @@ def said(method: str) -> str:
 
 def against(study: Study, first: str, second: str, measures: dict[str, str] = MEASURES) -> list[str]:
     """At each method's own learning rate, and at SFT's for all."""
-    lines = []
+    lines, alike = [], study.at_one_rate()
     for name, called in measures.items():
-        if study.differences(first, second, name):
-            line = f"{called[0].upper()}{called[1:]}: {compared(study, first, second, name)}"
-            alike = study.at_one_rate()
-            if alike.differences(first, second, name):
-                line += f" All at SFT's rate: {compared(alike, first, second, name)}"
-            lines.append(line)
+        if not study.differences(first, second, name):
+            continue
+        line = f"{called[0].upper()}{called[1:]}: {compared(study, first, second, name)}"
+        if alike.differences(first, second, name):
+            again = compared(alike, first, second, name)
+            same = line.endswith(again)
+            line += " At one rate, SFT's: the same." if same else f" At one rate, SFT's: {again}"
+        lines.append(line)
     return lines
 
 
@@ -177,15 +178,15 @@ def which(study: Study) -> list[str]:
         parts = [
             f"{words} {', '.join(groups[group])}"
             for group, words in (
-                ("for", f"{method} is ahead in something and behind in nothing in"),
-                ("against", "SFT is, in"),
-                ("trade", "each is ahead in something in"),
-                ("either", "nothing that holds at both rates was found between them in"),
+                ("for", "ahead in something and behind in nothing in"),
+                ("against", "behind in something and ahead in nothing in"),
+                ("trade", "ahead in one thing and behind in another in"),
+                ("either", "nothing that holds at both rates was found in"),
             )
             if groups[group]
         ]
         if parts:
-            lines.append(f"{method} or SFT: {'; '.join(parts)}.")
+            lines.append(f"{method}, beside SFT: {'; '.join(parts)}.")
     return lines
 
 

@@ -210,12 +210,44 @@ def test_verdicts_turn_with_the_figures():
     for_otr = verdicts.all_of(study_of({"OTR": high, "SFT": low}))["Does OTR beat SFT?"]
     for_sft = verdicts.all_of(study_of({"OTR": low, "SFT": high}))["Does OTR beat SFT?"]
     for_none = verdicts.all_of(study_of({"OTR": between, "SFT": low}))["Does OTR beat SFT?"]
-    assert for_otr[0].startswith("In distribution: OTR is better in compose (+40.0 ± ")
-    none = "No difference was found in compose (+0.0 ± 0.0)."
-    assert for_otr[1] == f"Out of distribution: {none} All at SFT's rate: {none}"
-    assert for_otr[2].startswith("Old skills: OTR is worse in compose (-40.0 ± ")
-    assert for_sft[0].startswith("In distribution: OTR is worse in compose (-40.0 ± ")
-    assert for_none[0].startswith("In distribution: No difference was found in compose (+11.9 ± ")
+    assert for_otr[0].startswith("In distribution: OTR is ahead in compose (+40.0 ± ")
+    none = "OTR and SFT: no difference was found in compose (+0.0 ± 0.0)."
+    assert for_otr[1] == f"Out of distribution: {none} At one rate, SFT's: the same."
+    assert for_otr[2].startswith("Old skills: OTR is behind in compose (-40.0 ± ")
+    assert for_sft[0].startswith("In distribution: OTR is behind in compose (-40.0 ± ")
+    assert for_none[0].startswith("In distribution: OTR and SFT: no difference was found in compose (+11.9 ± ")
+
+
+AHEAD = "OTR is ahead of SFT by 40.0 ± 0.6 points on average; ahead in a (+40.0 ± 0.9), b (+40.0 ± 0.9)."
+BEHIND = "OTR is behind SFT by 20.0 ± 0.6 points on average; behind in a (-30.0 ± 0.9), b (-10.0 ± 0.9)."
+NONE = "no difference was found between OTR and SFT on average (+0.0 ± 0.6 points)"
+SINGLE = "OTR is ahead in a (+30.0 ± 0.9), behind in b (-30.0 ± 0.9)."
+TOGETHER = "OTR is ahead of SFT by 0.9 ± 0.6 points on average, but in no regime by itself."
+
+
+@pytest.mark.parametrize(
+    ("differences", "verdict"),
+    [
+        ((40.0, 40.0), AHEAD),
+        ((-30.0, -10.0), BEHIND),
+        ((30.0, -30.0), f"{NONE}; {SINGLE}"),
+        ((0.0, 0.0), f"{NONE} or in any regime."),
+        ((0.9, 0.9), TOGETHER),
+    ],
+)
+def test_what_is_said_of_an_average(monkeypatch, differences, verdict):
+    """Two regimes of five seeds; the noise of each is of the same kind."""
+    size = dataclasses.replace(SMOKE, regimes=("a", "b"))
+    noise = {"a": (-1, -0.4, 0.1, 0.5, 0.8), "b": (0.8, -1, -0.4, 0.1, 0.5)}
+
+    def values(study, method, regime, name):
+        of_otr = differences["ab".index(regime)]
+        return [0.5 + (of_otr + n) / 100 if method == "OTR" else 0.5 for n in noise[regime]]
+
+    monkeypatch.setattr(Study, "values", values)
+    monkeypatch.setattr(Study, "finals", lambda study, method, regime: [{}] if method in ("OTR", "SFT") else [])
+    study = Study(size, {}, Results(), [])
+    assert verdicts.compared(study, "OTR", "SFT", "near") == verdict
 
 
 def test_nothing_is_quoted_from_some_of_the_seeds():
