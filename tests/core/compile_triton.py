@@ -13,7 +13,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from otr_plugin.loss import rows_triton, triton_parts
+from otr_plugin.loss import rows_triton, triton_parts, triton_rows
 
 TARGETS = {  # and the logits' type that is tried there
     "sm_80": (("cuda", 80, 32), "fp16"),
@@ -43,12 +43,12 @@ ROWS = {
 }
 EVERYTHING = {"CUT": True, "MEAN_BASELINE": True, "SCALE": 0.5, "CAP": 30.0}
 VARIANTS = {
-    "sft": (rows_triton._rows_kernel, ROWS | {"OBJECTIVE": 0}),
-    "dft": (rows_triton._rows_kernel, ROWS | {"OBJECTIVE": 1}),
-    "exact": (rows_triton._rows_kernel, ROWS | {"OBJECTIVE": 2}),
-    "sampled": (rows_triton._rows_kernel, ROWS | {"OBJECTIVE": 3}),
-    "exact, everything": (rows_triton._rows_kernel, ROWS | EVERYTHING | {"OBJECTIVE": 2}),
-    "sampled, everything": (rows_triton._rows_kernel, ROWS | EVERYTHING | {"OBJECTIVE": 3}),
+    "sft": (triton_rows.rows_kernel, ROWS | {"OBJECTIVE": 0}),
+    "dft": (triton_rows.rows_kernel, ROWS | {"OBJECTIVE": 1}),
+    "exact": (triton_rows.rows_kernel, ROWS | {"OBJECTIVE": 2}),
+    "sampled": (triton_rows.rows_kernel, ROWS | {"OBJECTIVE": 3}),
+    "exact, everything": (triton_rows.rows_kernel, ROWS | EVERYTHING | {"OBJECTIVE": 2}),
+    "sampled, everything": (triton_rows.rows_kernel, ROWS | EVERYTHING | {"OBJECTIVE": 3}),
     "threshold": (
         triton_parts.threshold_kernel,
         {"BY_COUNT": True, "BY_MASS": True, "SCALE": 0.5, "CAP": 30.0},
