@@ -95,7 +95,8 @@ def circumstances(packages: Sequence[str]) -> dict[str, Any]:
 def made(results: dict[str, Any]) -> str:
     """The line below a table that says where its figures come from."""
     versions = ", ".join(f"{name} {version}" for name, version in results["versions"].items())
-    on = f"{results['machine']}, {results['threads']} threads"
+    threads = results["threads"]
+    on = f"{results['machine']}, {threads} thread{'s' if threads != 1 else ''}"
     return f"`{results['command']}`, {results['date']}; {on}; {versions}."
 
 

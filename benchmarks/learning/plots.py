@@ -118,7 +118,8 @@ def courses(study: Study, path: Path) -> bool:
 
 
 def sweeps(study: Study, path: Path) -> bool:
-    """κ, β and K, one at a time, the others at their defaults."""
+    """κ, β and K, one at a time, the others at their defaults; at one rate, so that nothing else differs."""
+    study = study.at_one_rate()
     shown = [r for r in study.size.swept if any(study.finals(v, r) for v in plan.VARIANTS)]
     if not shown:
         return False
@@ -153,5 +154,5 @@ ALL: tuple[tuple[str, str, Callable[[Study, Path], bool]], ...] = (
     ("outcomes", "Right answers by regime and method", outcomes),
     ("courses", "Validation accuracy over the trained tokens", courses),
     ("rates", "Validation accuracy and old skills by learning rate", rates),
-    ("sweeps", "Right answers by κ, β and K", sweeps),
+    ("sweeps", "Right answers by κ, β and K, all at SFT's rate", sweeps),
 )

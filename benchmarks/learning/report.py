@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 from pathlib import Path
+from typing import Any
 
 from benchmarks import measure
 from benchmarks.learning import plan, plots, store, tables, verdicts
@@ -65,6 +66,12 @@ def write(path: Path) -> str:
     return f"{page} is written."
 
 
+def readme_figures(lines: list[dict[str, Any]]) -> list[str]:
+    study = Study.of(lines, SIZES["cpu"])
+    assert study is not None
+    return [*table(tables.in_place_of_sft(study)), "", measure.made(study.sessions[-1])]
+
+
 def section(study: Study, path: Path) -> str:
     size, figures = study.size, study.base["figures"]
     named = list(plan.planned(size, study.known))
@@ -88,7 +95,8 @@ def section(study: Study, path: Path) -> str:
             batch=size.batch,
             asked=size.asked,
             as_good=plan.AS_GOOD,
-        ),
+        ).rstrip(),
+        *([f"- {size.note}"] if size.note else []),
         "",
         *_base(study),
         *_regimes(study),

@@ -61,6 +61,11 @@ class Study:
         outer, _, inner = name.partition("/")
         return [figures[outer][inner] if inner else figures[outer] for figures in self.finals(method, regime)]
 
+    def first_there(self, method: str, regime: str) -> list[Any]:
+        """By seed, the first look (step, tokens, seconds, accuracy) at which the level was reached, or None."""
+        courses = [figures["course"] for figures in self.finals(method, regime)]
+        return [next((look for look in course if look[3] >= self.size.level), None) for course in courses]
+
     def mean(self, method: str, regime: str, name: str) -> Mean | None:
         values = self.values(method, regime, name)
         return mean(values) if values else None

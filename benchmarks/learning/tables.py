@@ -7,8 +7,9 @@ from collections.abc import Callable
 from typing import Any
 
 from benchmarks.learning import plan
+from benchmarks.learning.regimes import REGIMES
 from benchmarks.learning.stats import Difference, Mean, mean
-from benchmarks.learning.study import COMPARED, DEFAULT, MEASURES, Study
+from benchmarks.learning.study import APART, COMPARED, DEFAULT, MEASURES, Study
 
 Rows = list[list[str]]
 
@@ -32,10 +33,11 @@ def points(difference: Difference) -> str:
 
 
 def difference(found: Difference | None) -> str:
-    """Bold where there is a winner."""
-    if found is None:
-        return ""
-    text = f"{points(found)}, p {shown_p(found.p)}"
+    return "" if found is None else bold(f"{points(found)}, p {shown_p(found.p)}", found)
+
+
+def bold(text: str, found: Difference) -> str:
+    """Where there is a winner."""
     return f"**{text}**" if found.found else text
 
 
@@ -51,6 +53,17 @@ def overall(study: Study) -> Rows:
         cells = [difference(column[first, second]) for column in columns]
         rows.append([f"{first} − {second}", str(len(study.averaged(first, second))), *cells])  # noqa: RUF001
     return rows
+
+
+def in_place_of_sft(study: Study) -> Rows:
+    """What changing the loss does to a recipe of which nothing else changes."""
+    study = study.at_one_rate()
+    columns = [study.differences(DEFAULT, plan.ALIKE, name) for name in MEASURES]
+    rows = [["OTR minus SFT, in points of right answers", *MEASURES.values()]]
+    for regime in columns[0]:
+        rows.append([f"{regime}: {REGIMES[regime].what}", *(bold(points(one[regime]), one[regime]) for one in columns)])
+    whole = [study.averages(name)[DEFAULT, plan.ALIKE] for name in MEASURES]
+    return [*rows, [f"average without {APART}", *(bold(points(one), one) for one in whole)]]
 
 
 def accuracies(study: Study) -> Rows:
@@ -90,20 +103,19 @@ def to_level(study: Study) -> Rows:
     level = f"{study.size.level:.0%}"
     rows = [[f"to {level} of the validation questions", *study.size.methods]]
     for regime in study.size.regimes:
-        cells = [_reached(study, study.finals(method, regime)) for method in study.size.methods]
+        cells = [_reached(study.first_there(method, regime)) for method in study.size.methods]
         if any(cells):
             rows.append([regime, *cells])
     return rows
 
 
-def _reached(study: Study, finals: list[dict[str, Any]]) -> str:
+def _reached(looks: list[Any]) -> str:
     """Trained tokens and seconds, where every seed got there."""
-    if not finals:
+    there = [look for look in looks if look is not None]
+    if len(there) < len(looks):
+        return f"{len(there)} of {len(looks)} seeds"
+    if not there:
         return ""
-    first = [next((look for look in f["course"] if look[3] >= study.size.level), None) for f in finals]
-    there = [look for look in first if look is not None]
-    if len(there) < len(finals):
-        return f"{len(there)} of {len(finals)} seeds"
     tokens, seconds = mean([look[1] for look in there]), mean([look[2] for look in there])
     return f"{tokens.value:,.0f} ± {tokens.half:,.0f} tokens, {seconds.value:.1f} ± {seconds.half:.1f} s"
 

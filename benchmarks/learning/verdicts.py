@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Callable
 
 from benchmarks.learning import plan
-from benchmarks.learning.stats import Difference
+from benchmarks.learning.stats import Difference, holm, paired
 from benchmarks.learning.study import DEFAULT, MEASURES, Study
 from benchmarks.learning.tables import points
 
@@ -20,7 +21,7 @@ def compared(study: Study, first: str, second: str, name: str) -> str:
         "behind": [f"{r} ({points(d)})" for r, d in differences.items() if d.found and d.value < 0],
     }
     alone = ", ".join(f"{side} in {', '.join(regimes)}" for side, regimes in groups.items() if regimes)
-    one, other = said(first), said(second)
+    one, other = name_of(first), name_of(second)
     if len(study.averaged(first, second)) < 2:
         ((regime, only),) = differences.items()
         found = f"is {alone}" if alone else f"and {other}: no difference was found in {regime} ({points(only)})"
@@ -34,7 +35,7 @@ def compared(study: Study, first: str, second: str, name: str) -> str:
     return f"{average}; {alone}." if alone else f"{average}, but in no regime by itself."
 
 
-def said(method: str) -> str:
+def name_of(method: str) -> str:
     return {"nll": "nll_weight 0.1", plan.EQUAL: "SFT with OTR's step size"}.get(method, method)
 
 
@@ -44,13 +45,15 @@ def against(study: Study, first: str, second: str, measures: dict[str, str] = ME
     for name, called in measures.items():
         if not study.differences(first, second, name):
             continue
-        line = f"{called[0].upper()}{called[1:]}: {compared(study, first, second, name)}"
-        if alike.differences(first, second, name):
-            again = compared(alike, first, second, name)
-            same = line.endswith(again)
-            line += " At one rate, SFT's: the same." if same else f" At one rate, SFT's: {again}"
-        lines.append(line)
+        again = compared(alike, first, second, name) if alike.differences(first, second, name) else ""
+        said = at_both_rates(compared(study, first, second, name), again)
+        lines.append(f"{called[0].upper()}{called[1:]}: {said}")
     return lines
+
+
+def at_both_rates(own: str, alike: str) -> str:
+    """What holds where each method has its own learning rate, and where all have SFT's."""
+    return f"{own} At one rate, SFT's: {'the same.' if alike == own else alike}" if alike else own
 
 
 def all_of(study: Study) -> dict[str, list[str]]:
@@ -59,6 +62,7 @@ def all_of(study: Study) -> dict[str, list[str]]:
         "Does OTR beat SFT?": lambda s: against(s, "OTR", "SFT"),
         "Is it only a noisy DFT?": lambda s: against(s, "OTR", "DFT"),
         "Why sample, when the sum is exact?": sampled_or_exact,
+        "Does it learn as fast?": how_soon,
         "Does it cost variety?": several,
         "What does κ do?": lambda s: variants(s, "κ=1", "κ=2"),
         "What does β do?": lambda s: variants(s, "β=-0.5", "β=0", "β=0.5"),
@@ -88,6 +92,29 @@ def sampled_or_exact(study: Study) -> list[str]:
     return lines
 
 
+def how_soon(study: Study) -> list[str]:
+    level = f"{study.size.level:.0%} of the validation questions"
+    own = tokens_needed(study)
+    said = at_both_rates(own, tokens_needed(study.at_one_rate()))
+    return [f"Trained tokens to {level}, OTR's as a multiple of SFT's: {said}"] if own else []
+
+
+def tokens_needed(study: Study) -> str:
+    """Seed by seed, in the regimes where every seed of both got there."""
+    found = {}
+    for regime in study.regimes_of("OTR", "SFT"):
+        otr, sft = (study.first_there(method, regime) for method in ("OTR", "SFT"))
+        if None not in otr + sft:
+            found[regime] = paired(*([math.log(tokens) for _, tokens, *_ in looks] for looks in (otr, sft)))
+    groups: dict[str, list[str]] = {"more": [], "fewer": [], "no difference was found": []}
+    for regime, d in holm(found).items():
+        middle, low, high = (math.exp(d.value + side * d.half) for side in (0, -1, 1))
+        group = "no difference was found" if not d.found else "more" if d.value > 0 else "fewer"
+        groups[group].append(f"{regime} ({middle:.2f}, {low:.2f} to {high:.2f})")
+    said = "; ".join(f"{group} in {', '.join(regimes)}" for group, regimes in groups.items() if regimes)
+    return f"{said}." if said else ""
+
+
 def several(study: Study) -> list[str]:
     """Whether the right answer is still among several that are drawn."""
     k = study.most_answers
@@ -100,7 +127,7 @@ def variants(study: Study, *names: str) -> list[str]:
     lines = []
     for name in names:
         found = against(study, name, DEFAULT)
-        lines += [f"{said(name)}, {line[0].lower()}{line[1:]}" for line in found]
+        lines += [f"{name_of(name)}, {line[0].lower()}{line[1:]}" for line in found]
     return lines
 
 
@@ -117,7 +144,7 @@ def when_not(study: Study) -> list[str]:
     for method in ("SFT", "DFT", "OTR", "OTR exact", "nll"):
         mean = study.mean(method, "format", "near")
         if mean is not None:
-            shares.append(f"{said(method)} {100 * mean.value:.1f}% ± {100 * mean.half:.1f}")
+            shares.append(f"{name_of(method)} {100 * mean.value:.1f}% ± {100 * mean.half:.1f}")
     missed = statistics.fmean(f["metrics"]["first"]["unsampled"] for f in study.finals("OTR", "format"))
     text = (
         f"With answers between tokens that the model has never seen, right answers were: {', '.join(shares)}. At the "

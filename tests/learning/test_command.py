@@ -9,6 +9,7 @@ import time
 import pytest
 
 from benchmarks.learning import store
+from benchmarks.learning.command import RESULTS
 
 COMMAND = [sys.executable, "-m", "benchmarks", "learning", "--size", "smoke", "--jobs", "1"]
 
@@ -73,6 +74,13 @@ def test_page_comes_from_the_file_alone(folder, tmp_path):
     again = {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.suffix in (".md", ".png")}
     assert again == made
     assert store.read(alone) == store.read(whole / "learning.jsonl")  # asking adds nothing
+
+
+def test_the_kept_page_is_the_kept_file_rendered(tmp_path):
+    copy = tmp_path / RESULTS.name
+    copy.write_bytes(RESULTS.read_bytes())
+    learning(tmp_path, "--report", "--results", str(copy))
+    assert copy.with_suffix(".md").read_text() == RESULTS.with_suffix(".md").read_text()
 
 
 def test_a_piece_ends_in_time_and_says_what_is_left(tmp_path):

@@ -1,4 +1,4 @@
-"""The study's measures, its plan, its statistics and its words: each against a count by hand."""
+"""The study's measures, its plan and its statistics: each against a count by hand."""
 
 import dataclasses
 import itertools
@@ -9,7 +9,7 @@ import pytest
 import torch
 from scipy.stats import ttest_rel
 
-from benchmarks.learning import base, plan, store, tables, verdicts
+from benchmarks.learning import base, plan
 from benchmarks.learning.measure import at_least_one, calibration_error, generate, noise_of
 from benchmarks.learning.plan import EQUAL, LADDER, SIZES, Results, Run
 from benchmarks.learning.regimes import REGIMES
@@ -178,82 +178,3 @@ def test_holm_by_hand():
     corrected = holm({name: Difference(0.1, 0.1, value) for name, value in p.items()})
     assert {name: d.p for name, d in corrected.items()} == pytest.approx({"a": 0.04, "b": 0.09, "c": 0.09, "d": 0.2})
     assert list(corrected) == list(p)
-
-
-# The words
-
-
-def study_of(values):
-    """A finished smoke study in which the methods' seeds have these accuracies."""
-    lines = [
-        {"kind": "session", "size": "smoke", "session": 0},
-        {"kind": "base", "size": "smoke", "session": 0, "print": "x", "config": {}, "figures": {}},
-    ]
-
-    def add(run, figures):
-        lines.append(store.line_of(run, "x", 0, figures))
-
-    for method, accuracies in values.items():
-        for rate, score in zip(SMOKE.grid, (0.5, 0.2), strict=True):
-            for run in plan.searches(SMOKE, method, "compose", rate):
-                add(run, {"validation": score, "old": 0.5, "update": 0.1})
-        for run in plan.searches(SMOKE, method, "compose", LADDER[2]):
-            add(run, {"validation": 0.1, "old": 0.5, "update": 0.1})
-        for run, value in zip(plan.finals(SMOKE, method, "compose", SMOKE.grid[0]), accuracies, strict=True):
-            more = {"pass": {"1": value, "4": value}, "far pass": {"1": 0.0, "4": 0.0}}
-            add(run, {"near": value, "far": 0.25, "old": 1 - value} | more)
-    return Study.of(lines, SMOKE)
-
-
-def test_verdicts_turn_with_the_figures():
-    high, low, between = (0.9, 0.91), (0.5, 0.511), (0.3, 0.95)
-    for_otr = verdicts.all_of(study_of({"OTR": high, "SFT": low}))["Does OTR beat SFT?"]
-    for_sft = verdicts.all_of(study_of({"OTR": low, "SFT": high}))["Does OTR beat SFT?"]
-    for_none = verdicts.all_of(study_of({"OTR": between, "SFT": low}))["Does OTR beat SFT?"]
-    assert for_otr[0].startswith("In distribution: OTR is ahead in compose (+40.0 ± ")
-    none = "OTR and SFT: no difference was found in compose (+0.0 ± 0.0)."
-    assert for_otr[1] == f"Out of distribution: {none} At one rate, SFT's: the same."
-    assert for_otr[2].startswith("Old skills: OTR is behind in compose (-40.0 ± ")
-    assert for_sft[0].startswith("In distribution: OTR is behind in compose (-40.0 ± ")
-    assert for_none[0].startswith("In distribution: OTR and SFT: no difference was found in compose (+11.9 ± ")
-
-
-AHEAD = "OTR is ahead of SFT by 40.0 ± 0.6 points on average; ahead in a (+40.0 ± 0.9), b (+40.0 ± 0.9)."
-BEHIND = "OTR is behind SFT by 20.0 ± 0.6 points on average; behind in a (-30.0 ± 0.9), b (-10.0 ± 0.9)."
-NONE = "no difference was found between OTR and SFT on average (+0.0 ± 0.6 points)"
-SINGLE = "OTR is ahead in a (+30.0 ± 0.9), behind in b (-30.0 ± 0.9)."
-TOGETHER = "OTR is ahead of SFT by 0.9 ± 0.6 points on average, but in no regime by itself."
-
-
-@pytest.mark.parametrize(
-    ("differences", "verdict"),
-    [
-        ((40.0, 40.0), AHEAD),
-        ((-30.0, -10.0), BEHIND),
-        ((30.0, -30.0), f"{NONE}; {SINGLE}"),
-        ((0.0, 0.0), f"{NONE} or in any regime."),
-        ((0.9, 0.9), TOGETHER),
-    ],
-)
-def test_what_is_said_of_an_average(monkeypatch, differences, verdict):
-    """Two regimes of five seeds; the noise of each is of the same kind."""
-    size = dataclasses.replace(SMOKE, regimes=("a", "b"))
-    noise = {"a": (-1, -0.4, 0.1, 0.5, 0.8), "b": (0.8, -1, -0.4, 0.1, 0.5)}
-
-    def values(study, method, regime, name):
-        of_otr = differences["ab".index(regime)]
-        return [0.5 + (of_otr + n) / 100 if method == "OTR" else 0.5 for n in noise[regime]]
-
-    monkeypatch.setattr(Study, "values", values)
-    monkeypatch.setattr(Study, "finals", lambda study, method, regime: [{}] if method in ("OTR", "SFT") else [])
-    study = Study(size, {}, Results(), [])
-    assert verdicts.compared(study, "OTR", "SFT", "near") == verdict
-
-
-def test_nothing_is_quoted_from_some_of_the_seeds():
-    study = study_of({"OTR": (0.9, 0.91), "SFT": (0.5,) * 2})
-    assert tables.accuracies(study)[1] == ["compose, in distribution", "50.0 ± 0.0", "90.5 ± 6.4"]
-    final = plan.finals(SMOKE, "OTR", "compose", SMOKE.grid[0])[1]
-    del study.known.figures[final.key]
-    assert tables.accuracies(study)[1] == ["compose, in distribution", "50.0 ± 0.0", ""]
-    assert "Does OTR beat SFT?" not in verdicts.all_of(study)
