@@ -22,6 +22,13 @@ def install(session: nox.Session, group: str, *more: str, constraints: str = "co
     session.install("--quiet", "-c", f"constraints/{constraints}.txt", *packages, *more)
 
 
+def install_host(session: nox.Session, group: str, name: str) -> None:
+    """A host, then the plugin under the same constraints: a version that it changed would be an error."""
+    session.log(f"{name} and all that it needs are installed here: some minutes, the first time")
+    install(session, group, "torch", constraints=group)
+    install(session, group, "-e", ".", constraints=group)
+
+
 @nox.session
 def lint(session: nox.Session) -> None:
     """Style, which needs nothing installed but ruff."""
@@ -41,10 +48,7 @@ def core(session: nox.Session) -> None:
 @nox.session
 def axolotl(session: nox.Session) -> None:
     """Models of many families, the real Axolotl with the plugin in its environment, the TRL in it; and the study."""
-    session.log("Axolotl and all that it needs are installed here: some minutes, the first time")
-    install(session, "axolotl", "torch", constraints="axolotl")
-    # Under the same constraints: a version that the plugin changed would be an error.
-    install(session, "axolotl", "-e", ".", constraints="axolotl")
+    install_host(session, "axolotl", "Axolotl")
     session.run("pytest", *(session.posargs or ["tests/model", "tests/axolotl", "tests/trl", "tests/learning"]))
 
 
@@ -53,9 +57,7 @@ def llamafactory(session: nox.Session) -> None:
     """The real LLaMA-Factory, with the plugin added to its environment."""
     if sys.version_info < (3, 11):
         session.skip("LLaMA-Factory 0.9.5 needs Python 3.11")
-    session.log("LLaMA-Factory and all that it needs are installed here: some minutes, the first time")
-    install(session, "llamafactory", "torch", constraints="llamafactory")
-    install(session, "llamafactory", "-e", ".", constraints="llamafactory")
+    install_host(session, "llamafactory", "LLaMA-Factory")
     # A CPU's torch cannot load these, which are built for CUDA. LLaMA-Factory only imports torchaudio.
     session.run_install("python", "-m", "pip", "uninstall", "--quiet", "--yes", "torchaudio", "torchvision")
     stub = "import pathlib, sysconfig; pathlib.Path(sysconfig.get_path('purelib'), 'torchaudio.py').touch()"
@@ -66,18 +68,14 @@ def llamafactory(session: nox.Session) -> None:
 @nox.session
 def trl(session: nox.Session) -> None:
     """The real TRL, with the plugin added to its environment. Axolotl's session tests the TRL that it carries."""
-    session.log("TRL and all that it needs are installed here: some minutes, the first time")
-    install(session, "trl", "torch", constraints="trl")
-    install(session, "trl", "-e", ".", constraints="trl")
+    install_host(session, "trl", "TRL")
     session.run("pytest", *(session.posargs or ["tests/trl"]))
 
 
 @nox.session
 def swift(session: nox.Session) -> None:
     """The real ms-swift, with the plugin added to its environment."""
-    session.log("ms-swift and all that it needs are installed here: some minutes, the first time")
-    install(session, "swift", "torch", constraints="swift")
-    install(session, "swift", "-e", ".", constraints="swift")
+    install_host(session, "swift", "ms-swift")
     session.run("pytest", *(session.posargs or ["tests/swift"]))
 
 

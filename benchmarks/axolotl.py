@@ -13,7 +13,8 @@ from rich.console import Console
 from rich.markdown import Markdown
 
 from benchmarks import measure
-from benchmarks.axolotl_host import Axolotl, make_model
+from benchmarks.axolotl_host import Axolotl
+from benchmarks.host import make_model
 
 PROBE = "benchmarks.axolotl_probe.Probe"
 CONTENDERS: dict[str, dict[str, Any]] = {

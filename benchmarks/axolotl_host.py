@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
-import random
-import re
 import subprocess
-import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import yaml
+from benchmarks.host import BIN, Host, make_data
 
-BIN = Path(sys.executable).parent
 ENV = {
     **os.environ,
     "PYTHONPATH": str(Path(__file__).parent.parent),  # for axolotl_probe
@@ -48,43 +42,6 @@ CPU_RECIPE: dict[str, Any] = {
 }
 
 
-def make_model(where: Path, **settings: Any) -> None:
-    """A random Llama with a tokenizer of single characters."""
-    import torch
-    from tokenizers import Tokenizer, models, pre_tokenizers
-    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
-
-    words = ["<pad>", "<s>", "</s>", "<unk>", *"abcdefghijklmnopqrstuvwxyz0123456789 .:+="]
-    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<unk>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Split("", "isolated")
-    PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, pad_token="<pad>", bos_token="<s>", eos_token="</s>", unk_token="<unk>"
-    ).save_pretrained(where)
-    torch.manual_seed(0)
-    sizes = {
-        "vocab_size": 64,
-        "hidden_size": 64,
-        "intermediate_size": 64,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "max_position_embeddings": 256,
-        "pad_token_id": 0,
-        "bos_token_id": 1,
-        "eos_token_id": 2,
-    }
-    LlamaForCausalLM(LlamaConfig(**sizes | settings)).save_pretrained(where)
-
-
-def make_data(path: Path, count: int = 64, digits: int = 1) -> None:
-    draw = random.Random(0)
-    with path.open("w") as file:
-        for _ in range(count):
-            a, b = draw.randint(0, 99), draw.randint(0, 99)
-            answer = f"{a + b:0{digits}d}."
-            file.write(json.dumps({"prompt": f"{a}+{b}=", "completion": answer}) + "\n")
-
-
 DATASET = {
     "field_instruction": "prompt",
     "field_output": "completion",
@@ -93,50 +50,27 @@ DATASET = {
 }
 
 
-def run_command(*command: str, folder: Path, env: dict[str, str], check: bool) -> subprocess.CompletedProcess[str]:
-    """A host's own command. If it has to succeed and does not, the end of what it said."""
-    done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, check=False, timeout=600)
-    if check and done.returncode:
-        raise AssertionError(f"{' '.join(command)} failed:\n{done.stdout[-3000:]}\n{done.stderr[-6000:]}")
-    return done
-
-
-def again_if_a_rank_died(run: Callable[[], Any]) -> Any:
-    """A rank on gloo was once seen to die by a signal, likely as it was taken down. Once is forgiven, and printed."""
-    try:
-        return run()
-    except AssertionError as error:
-        if not re.search(r"Signal (6|11) ", str(error)):
-            raise
-        print(f"a rank died by a signal; once more:\n{error}")
-        return run()
-
-
-class Axolotl:
-    """One folder with a model, data and the runs that used them."""
+class Axolotl(Host):
+    ENV = ENV
 
     def __init__(self, folder: Path, examples: int = 64) -> None:
-        self.folder = folder
-        make_model(folder / "model")
+        super().__init__(folder)
         make_data(folder / "data.jsonl", examples)
         make_data(folder / "even.jsonl", digits=3)  # every answer is equally long
 
-    def recipe(self, name: str, **changes: Any) -> Path:
-        data = changes.pop("data", "data.jsonl")
-        recipe = CPU_RECIPE | {
+    def settings(self, name: str, *, data: str = "data.jsonl", **changes: Any) -> dict[str, Any]:
+        own = {
             "base_model": str(self.folder / "model"),
             "datasets": [{"path": str(self.folder / data), "ds_type": "json", "type": DATASET}],
             "dataset_prepared_path": str(self.folder / "prepared"),
             "output_dir": str(self.folder / name),
         }
-        path = self.folder / f"{name}.yaml"
-        path.write_text(yaml.safe_dump(recipe | changes))
-        return path
+        return CPU_RECIPE | own | changes
 
     def call(
         self, *arguments: str, check: bool = True, env: dict[str, str] | None = None
     ) -> subprocess.CompletedProcess[str]:
-        return run_command(str(BIN / "axolotl"), *arguments, folder=self.folder, env=ENV | (env or {}), check=check)
+        return super().call(str(BIN / "axolotl"), *arguments, check=check, env=env)
 
     def train(
         self, name: str, *arguments: str, env: dict[str, str] | None = None, **changes: Any
@@ -145,8 +79,3 @@ class Axolotl:
         changes = {"save_strategy": "steps", "save_steps": 1000, "save_first_step": False} | changes
         done = self.call("train", str(self.recipe(name, **changes)), *arguments, env=env)
         return self.log_of(name), done.stdout + done.stderr
-
-    def log_of(self, name: str) -> list[dict[str, float]]:
-        states = sorted((self.folder / name).glob("checkpoint-*/trainer_state.json"), key=lambda p: p.stat().st_mtime)
-        log: list[dict[str, float]] = json.loads(states[-1].read_text())["log_history"]
-        return log

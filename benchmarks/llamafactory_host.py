@@ -6,13 +6,10 @@ import json
 import os
 import random
 import shutil
-import subprocess
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from benchmarks.axolotl_host import BIN, make_model, run_command
+from benchmarks.host import BIN, Host
 
 ENV = {
     **os.environ,
@@ -42,12 +39,11 @@ CPU_RECIPE: dict[str, Any] = {
 }
 
 
-class LlamaFactory:
-    """One folder with a model, data and the runs that used them."""
+class LlamaFactory(Host):
+    ENV = ENV
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        make_model(folder / "model")
+        super().__init__(folder)
         draw = random.Random(0)
         pairs = [(draw.randint(0, 99), draw.randint(0, 99)) for _ in range(96)]
         rows = [{"instruction": f"{a}+{b}=", "input": "", "output": f"{a + b}."} for a, b in pairs]
@@ -59,16 +55,6 @@ class LlamaFactory:
     def settings(self, name: str, **changes: Any) -> dict[str, Any]:
         own = {"model_name_or_path": str(self.folder / "model"), "dataset_dir": str(self.folder)}
         return CPU_RECIPE | own | {"output_dir": str(self.folder / name)} | changes
-
-    def recipe(self, name: str, **changes: Any) -> Path:
-        path = self.folder / f"{name}.yaml"
-        path.write_text(yaml.safe_dump(self.settings(name, **changes)))
-        return path
-
-    def call(
-        self, *command: str, check: bool = True, env: dict[str, str] | None = None
-    ) -> subprocess.CompletedProcess[str]:
-        return run_command(*command, folder=self.folder, env=ENV | (env or {}), check=check)
 
     def train(
         self, name: str, *arguments: str, env: dict[str, str] | None = None, **changes: Any

@@ -35,7 +35,8 @@ from rich.progress import (
 from rich.table import Table
 
 from benchmarks import measure
-from benchmarks.axolotl_host import BIN, ENV
+from benchmarks.axolotl_host import ENV
+from benchmarks.host import BIN
 from benchmarks.pretrain import HARDER_SIZES, NEW, NEW_EXAMPLES, NEW_SIZES, OLD, OLD_SIZES, SMALL
 from benchmarks.skills import Example, examples
 

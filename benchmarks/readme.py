@@ -8,9 +8,10 @@ import re
 from pathlib import Path
 
 from benchmarks import axolotl, loss, quickstart
+from benchmarks.learning import report, store
 
 ROOT = Path(__file__).parent.parent
-RENDERERS = {"quickstart": quickstart, "loss-cpu": loss, "axolotl-cpu": axolotl}
+RENDERERS = {"quickstart": quickstart, "loss-cpu": loss, "axolotl-cpu": axolotl, "learning": report}
 BLOCK = re.compile(r"(<!-- figures: (\S+) -->\n).*?(<!-- end of figures -->)", re.DOTALL)
 
 
@@ -26,7 +27,8 @@ def run(args: argparse.Namespace) -> None:
 def with_figures(page: str) -> str:
     def render(block: re.Match[str]) -> str:
         path = ROOT / block[2]
-        lines = RENDERERS[path.stem].readme_figures(json.loads(path.read_text()))
+        results = store.read(path) if path.suffix == ".jsonl" else json.loads(path.read_text())
+        lines = RENDERERS[path.stem].readme_figures(results)
         return block[1] + "\n".join(lines) + "\n" + block[3]
 
     return BLOCK.sub(render, page)

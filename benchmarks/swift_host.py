@@ -10,14 +10,11 @@ import logging
 import os
 import random
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from benchmarks.axolotl_host import BIN, make_model, run_command
+from benchmarks.host import BIN, Host
 
 ROOT = Path(__file__).parent.parent
 ENV = {
@@ -51,12 +48,11 @@ CPU_RECIPE: dict[str, Any] = {
 }
 
 
-class Swift:
-    """One folder with a model, data and the runs that used them."""
+class Swift(Host):
+    ENV = ENV
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        make_model(folder / "model")
+        super().__init__(folder)
         draw = random.Random(0)
         pairs = [(draw.randint(0, 99), draw.randint(0, 99)) for _ in range(96)]
         rows = [json.dumps({"query": f"{a}+{b}=", "response": f"{a + b}."}) for a, b in pairs]
@@ -66,16 +62,6 @@ class Swift:
         own = {"model": str(self.folder / "model"), "dataset": str(self.folder / "sums.jsonl")}
         own |= {"ENV": CPU_RECIPE["ENV"] | (env or {}), "output_dir": str(self.folder / name)}
         return CPU_RECIPE | own | changes
-
-    def recipe(self, name: str, **changes: Any) -> Path:
-        path = self.folder / f"{name}.yaml"
-        path.write_text(yaml.safe_dump(self.settings(name, **changes)))
-        return path
-
-    def call(
-        self, *command: str, check: bool = True, env: dict[str, str] | None = None
-    ) -> subprocess.CompletedProcess[str]:
-        return run_command(*command, folder=self.folder, env=ENV | (env or {}), check=check)
 
     def train(
         self, name: str, *arguments: str, shell: dict[str, str] | None = None, **changes: Any

@@ -5,14 +5,11 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from benchmarks.axolotl_host import BIN, make_data, make_model, run_command
+from benchmarks.host import BIN, Host, make_data
 
 ENV = {
     **os.environ,
@@ -66,12 +63,11 @@ def make_experts(like: Path, where: Path) -> None:
     MixtralForCausalLM(config).save_pretrained(where)
 
 
-class TRL:
-    """One folder with a model, data and the runs that used them."""
+class TRL(Host):
+    ENV = ENV
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        make_model(folder / "model")
+        super().__init__(folder)
         (folder / "model" / "chat_template.jinja").write_text(CHAT_TEMPLATE)
         make_experts(folder / "model", folder / "experts")
         make_data(folder / "pairs.jsonl", 96)
@@ -90,16 +86,6 @@ class TRL:
         }
         return CPU_RECIPE | own | changes
 
-    def recipe(self, name: str, **changes: Any) -> Path:
-        path = self.folder / f"{name}.yaml"
-        path.write_text(yaml.safe_dump(self.settings(name, **changes)))
-        return path
-
-    def call(
-        self, *command: str, check: bool = True, env: dict[str, str] | None = None
-    ) -> subprocess.CompletedProcess[str]:
-        return run_command(*command, folder=self.folder, env=ENV | (env or {}), check=check)
-
     def train(
         self, name: str, *arguments: str, env: dict[str, str] | None = None, **changes: Any
     ) -> tuple[list[dict[str, float]], str]:
@@ -117,8 +103,3 @@ class TRL:
         paths = [str(self.recipe(name, **(saved | recipe))) for name, recipe in recipes.items()]
         done = self.call(sys.executable, "-c", before + SCRIPT, *paths, env=env)
         return done.stdout + done.stderr
-
-    def log_of(self, name: str) -> list[dict[str, float]]:
-        states = sorted((self.folder / name).glob("checkpoint-*/trainer_state.json"), key=lambda p: p.stat().st_mtime)
-        log: list[dict[str, float]] = json.loads(states[-1].read_text())["log_history"]
-        return log

@@ -12,6 +12,19 @@ import sys
 NAMES = ("otr", "otr_plugin.OTRPlugin")
 
 
+def named_plugins(recipe):
+    """What a recipe has under `plugins:`, one name or a list."""
+    named = recipe.get("plugins") or []
+    return [named] if isinstance(named, str) else list(named)
+
+
+def nobody_reads(key, named):
+    return (
+        f"otr: the recipe has `{key}:`, but nothing under `plugins:` that reads it ({named}): it would train without "
+        "OTR. Add `plugins: [otr]`, or remove the setting."
+    )
+
+
 def know_the_name(module):
     """axolotl.integrations.base: load_plugin takes a module and a class, "otr" is neither."""
     own = getattr(module, "load_plugin", None)
@@ -48,13 +61,10 @@ def miss_the_plugin(module):
 
     def prepare_plugins(cfg):
         own(cfg)
-        named = cfg.get("plugins") or []
+        named = named_plugins(cfg)
         stray = [key for key in cfg if key == "otr" or str(key).startswith("otr.")]
         if stray and not any(name in named for name in NAMES):
-            raise ValueError(
-                f"the recipe has `{stray[0]}:`, but nothing under `plugins:` that reads it ({named}): it would train "
-                "without OTR. Add `plugins: [otr]`, or remove the setting."
-            )
+            raise ValueError(nobody_reads(stray[0], named))
 
     module.prepare_plugins = prepare_plugins
 
@@ -83,10 +93,7 @@ def or_refuse(add, refuse):
 
 
 def asks_for_otr(recipe):
-    if not isinstance(recipe, dict):
-        return False
-    named = recipe.get("plugins") or []
-    return "otr" in recipe or any(name in NAMES for name in ([named] if isinstance(named, str) else named))
+    return isinstance(recipe, dict) and ("otr" in recipe or any(name in NAMES for name in named_plugins(recipe)))
 
 
 def refuse_in_llamafactory(module, error):

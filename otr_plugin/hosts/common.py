@@ -6,17 +6,16 @@ from collections.abc import Mapping
 from importlib.metadata import version
 from typing import Any
 
-from otr_plugin.autoload import NAMES
+from otr_plugin.autoload import NAMES, named_plugins, nobody_reads
 from otr_plugin.config import OTRConfig
 
 
 def settings_of(host: str, plugins: Any, settings: Any, overrides: Mapping[str, Any] | None = None) -> OTRConfig:
     """What a recipe says under `plugins:` and `otr:`, and a command line over it, in a host that has no plugins."""
-    named = [plugins] if isinstance(plugins, str) else list(plugins or [])
+    named = named_plugins({"plugins": plugins})
     if not any(name in NAMES for name in named):
         raise ValueError(
-            f"otr: the recipe has `otr:`, but `plugins: {named}` does not name it: it would train without OTR. Add "
-            "`plugins: [otr]`, or remove the setting."
+            nobody_reads("otr", named)
             if settings is not None or overrides
             else f"otr: the recipe has `plugins: {named}`; the one plugin that there is in {host} is otr."
         )

@@ -31,7 +31,8 @@ TRIED = ("1.9.0", "1.16.0")
 MARK = "otr"  # the attribute that carries the settings
 OPTION = "--otr."
 # What puts TRL's own fused head into a model: from 1.16 for every loss, before for loss_type chunked_nll.
-FUSED_HEAD, CHUNKED_HEAD = FUSED_HEADS = ("add_fused_lm_head", "_patch_chunked_ce_lm_head")
+CHUNKED_HEAD = "_patch_chunked_ce_lm_head"
+FUSED_HEADS = ("add_fused_lm_head", CHUNKED_HEAD)
 # Asked of the model by SFTTrainer, for its own head or for Liger's.
 WORDS = ("fused_lm_head", "skip_logits", "return_token_accuracy", "use_token_scaling")
 LOSS_ELSEWHERE = {"label_smoothing_factor": "set it to 0: the trainer would compute the loss"}

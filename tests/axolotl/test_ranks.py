@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.axolotl_host import ENV, again_if_a_rank_died
+from benchmarks.axolotl_host import ENV
+from benchmarks.host import again_if_a_rank_died
 from otr_plugin.metrics import NAMES, PREFIX
 from tests.agreement import same_training
 

@@ -10,7 +10,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from benchmarks.axolotl_host import BIN, ENV
+from benchmarks.axolotl_host import ENV
+from benchmarks.host import BIN
 from otr_plugin.metrics import NAMES, PREFIX
 from tests.agreement import ANSWER, EXAMPLES, PROMPT, RECIPE, losses, same_as_the_specification, same_training
 

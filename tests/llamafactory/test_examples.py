@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.llamafactory_host import BIN
+from benchmarks.host import BIN
 
 ROOT = Path(__file__).parent.parent.parent
 EXAMPLES = sorted((ROOT / "example_configs" / "llamafactory").glob("*.yaml"))

@@ -6,7 +6,7 @@ import re
 import pytest
 from llamafactory.hparams import get_train_args
 
-from benchmarks.llamafactory_host import BIN
+from benchmarks.host import BIN
 from otr_plugin import OTRConfig
 from otr_plugin.hosts import llamafactory as host
 
@@ -51,7 +51,9 @@ def test_a_stage_with_a_loss_of_its_own_is_refused(factory, stage):
 def test_settings_without_the_plugin_are_refused(factory, plugins, extra, monkeypatch):
     """Also where LLaMA-Factory is told to drop keys that it does not know."""
     monkeypatch.setenv("ALLOW_EXTRA_ARGS", extra)
-    with pytest.raises(ValueError, match=r"has `otr:`, but `plugins: .*` does not name it: it would train without OTR"):
+    with pytest.raises(
+        ValueError, match=r"has `otr:`, but nothing under `plugins:` that reads it \(.*\): it would train without OTR"
+    ):
         parse(factory, plugins=plugins, otr={"samples": 8})
 
 

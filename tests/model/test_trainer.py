@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, Trainer, TrainingArguments
 
-from benchmarks.axolotl_host import make_model
+from benchmarks.host import make_model
 from otr_plugin import OTRConfig, attach
 from tests.agreement import ANSWER, BATCH, EXAMPLES, PROMPT, RECIPE, same_as_the_specification
 

@@ -2,7 +2,8 @@
 
 import pytest
 
-from benchmarks.swift_host import BIN, ROOT, log_of
+from benchmarks.host import BIN
+from benchmarks.swift_host import ROOT, log_of
 
 EXAMPLES = sorted((ROOT / "example_configs" / "swift").glob("*.yaml"))
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from benchmarks.axolotl_host import again_if_a_rank_died
+from benchmarks.host import again_if_a_rank_died
 from benchmarks.swift_host import ROOT
 from otr_plugin.metrics import NAMES, PREFIX
 from tests.agreement import ANSWER, EXAMPLES, PROMPT, RECIPE, losses, same_as_the_specification, same_training

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.trl_host import BIN
+from benchmarks.host import BIN
 
 ROOT = Path(__file__).parent.parent.parent
 EXAMPLES = sorted((ROOT / "example_configs" / "trl").glob("*.yaml"))

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.trl_host import BIN
+from benchmarks.host import BIN
 from otr_plugin.metrics import NAMES, PREFIX
 from tests.agreement import ANSWER, EXAMPLES, PROMPT, RECIPE, losses, same_as_the_specification, same_training
 
