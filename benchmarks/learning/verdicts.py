@@ -11,6 +11,8 @@ from benchmarks.learning.stats import Difference, holm, paired
 from benchmarks.learning.study import DEFAULT, MEASURES, Study
 from benchmarks.learning.tables import points
 
+FAR_BELOW = 0.2  # of a run's right answers, below the median
+
 
 def compared(study: Study, first: str, second: str, name: str) -> str:
     """The average over the regimes, then those in which one is ahead. Where nothing is said of a regime, nothing was
@@ -63,6 +65,7 @@ def all_of(study: Study) -> dict[str, list[str]]:
         "Is it only a noisy DFT?": lambda s: against(s, "OTR", "DFT"),
         "Why sample, when the sum is exact?": sampled_or_exact,
         "Does it learn as fast?": how_soon,
+        "Does every run get there?": left_behind,
         "Does it cost variety?": several,
         "What does κ do?": lambda s: variants(s, "κ=1", "κ=2"),
         "What does β do?": lambda s: variants(s, "β=-0.5", "β=0", "β=0.5"),
@@ -113,6 +116,22 @@ def tokens_needed(study: Study) -> str:
         groups[group].append(f"{regime} ({middle:.2f}, {low:.2f} to {high:.2f})")
     said = "; ".join(f"{group} in {', '.join(regimes)}" for group, regimes in groups.items() if regimes)
     return f"{said}." if said else ""
+
+
+def left_behind(study: Study) -> list[str]:
+    """What a mean hides: runs that ended far below the others of their kind."""
+    if not study.regimes_of(*study.size.methods):
+        return []
+    found = []
+    for regime in study.size.regimes:
+        for method in study.size.methods:
+            values = study.values(method, regime, "near")
+            middle = statistics.median(values) if values else 0.0
+            low = [f"{value:.0%}" for value in sorted(values) if value <= middle - FAR_BELOW]
+            if low:
+                found.append(f"{method} in {regime} ({', '.join(low)} where the median is {middle:.0%})")
+    far = f"{100 * FAR_BELOW:.0f} points or more below the median of their method"
+    return [f"Seeds that ended {far}, in distribution: {'; '.join(found) or 'none'}."]
 
 
 def several(study: Study) -> list[str]:

@@ -67,6 +67,16 @@ def test_how_soon_it_is_learnt():
     assert said(there, (0.9, 0.79)) is None  # one seed never got there
 
 
+def test_runs_that_were_left_behind():
+    def said(otr):
+        study = study_of({"OTR": otr, "SFT": (0.5, 0.6)})
+        return verdicts.all_of(study)["Does every run get there?"]
+
+    start = "Seeds that ended 20 points or more below the median of their method, in distribution: "
+    assert said((0.9, 0.45)) == [f"{start}OTR in compose (45% where the median is 68%)."]
+    assert said((0.9, 0.55)) == [f"{start}none."]
+
+
 AHEAD = "OTR is ahead of SFT by 40.0 ± 0.6 points on average; ahead in a (+40.0 ± 0.9), b (+40.0 ± 0.9)."
 BEHIND = "OTR is behind SFT by 20.0 ± 0.6 points on average; behind in a (-30.0 ± 0.9), b (-10.0 ± 0.9)."
 NONE = "no difference was found between OTR and SFT on average (+0.0 ± 0.6 points)"
