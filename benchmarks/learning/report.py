@@ -82,6 +82,10 @@ def section(study: Study, path: Path) -> str:
         lines += [f"**Unfinished: {done} of {whole} runs are here.** What is missing is left out below.", ""]
     lines += ["### In short", "", "Each method at its own learning rate:", "", *table(tables.overall(study)), ""]
     lines += [ALIKE, "", *table(tables.overall(study.at_one_rate())), "", SHORT, ""]
+    for name, what, draw in plots.ALL:
+        file = path.with_name(f"{path.stem}-{size.name}-{name}.png")
+        if draw(study, file):
+            lines += [f"![{what}]({file.name})", ""]
     for question, answers in verdicts.all_of(study).items():
         lines += [f"### {question}", "", *(f"- {answer}" for answer in answers), ""]
     grid = ", ".join(f"{rate:g}" for rate in size.grid)
@@ -101,10 +105,6 @@ def section(study: Study, path: Path) -> str:
         *_base(study),
         *_regimes(study),
     ]
-    for name, what, draw in plots.ALL:
-        file = path.with_name(f"{path.stem}-{size.name}-{name}.png")
-        if draw(study, file):
-            lines += [f"![{what}]({file.name})", ""]
     for title, make in tables.ALL:
         rows = make(study)
         if len(rows) > 1:
