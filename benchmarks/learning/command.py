@@ -11,6 +11,7 @@ Every run is a line of benchmarks/results/learning.jsonl as soon as it is done, 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import multiprocessing
 import os
 import signal
@@ -32,6 +33,7 @@ from benchmarks.learning.train import measured
 
 RESULTS = Path(__file__).parent.parent / "results" / "learning.jsonl"
 PACKAGES = ("otr-plugin", "torch", "transformers", "scipy")
+NEEDED = ("transformers", "scipy", "matplotlib")
 
 
 def add_to(parser: argparse.ArgumentParser) -> None:
@@ -54,6 +56,12 @@ def run(args: argparse.Namespace) -> None:
     path = args.results or (args.work / "smoke" / "learning.jsonl" if size.name == "smoke" else RESULTS)
     if args.jobs < 1:
         sys.exit(f"learning: --jobs should be 1 or more, got {args.jobs}")
+    missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
+    if missing:
+        sys.exit(
+            f"learning: it needs {', '.join(NEEDED)}; not installed here: {', '.join(missing)}. Install what is "
+            "missing, or `make .nox/ready-axolotl` and run .nox/axolotl/bin/python -m benchmarks learning."
+        )
     if args.report:
         print(report.write(path))
         return

@@ -126,6 +126,16 @@ def test_the_gpu_benchmark_runs_as_far_as_a_cpu_goes(tmp_path):
     assert "run on a CPU, to see that it runs" in (tmp_path / "x.md").read_text()
 
 
+@pytest.mark.skipif(importlib.util.find_spec("transformers") is not None, reason="transformers is installed here")
+def test_the_study_says_what_it_needs(tmp_path):
+    command = [sys.executable, "-m", "benchmarks", "learning", "--size", "smoke", "--work", str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    said = "learning: it needs transformers, scipy, matplotlib; not installed here: transformers, matplotlib. Install"
+    assert said in done.stderr
+    assert done.returncode == 1
+    assert not list(tmp_path.iterdir())
+
+
 def test_the_contenders_compute_the_same():
     """A benchmark that compares different functions compares nothing."""
     import torch
