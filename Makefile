@@ -4,7 +4,7 @@ NOX := .venv/bin/nox
 SETTINGS := pyproject.toml noxfile.py otr_autoload.pth $(wildcard constraints/*.txt)
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-SESSIONS := axolotl core lint llamafactory trl swift  # the longest first
+SESSIONS := axolotl models core llamafactory trl swift lint  # the longest first
 # Where make can, each session's output is shown whole, when it has ended.
 SYNC := $(if $(filter output-sync,$(.FEATURES)),--output-sync=target)
 
@@ -21,6 +21,9 @@ test:  ## lint, types, and every test in every environment, two environments at 
 test-%: export OMP_NUM_THREADS = 1
 test-%: .nox/ready-%  ## one environment's tests
 	$(NOX) -R -s $*
+
+test-models: .nox/ready-axolotl
+	$(NOX) -R -s models
 
 bench: $(NOX)  ## the loss's time and memory on this machine's CPU, beside what else there is
 	$(NOX) -s bench

@@ -5,13 +5,14 @@ constraints/, and environments are kept between runs.
 """
 
 import sys
+from pathlib import Path
 
 import nox
 
 nox.needs_version = ">=2025.2.9"
 nox.options.default_venv_backend = "venv"
 nox.options.reuse_existing_virtualenvs = True
-nox.options.sessions = ["lint", "core", "axolotl", "llamafactory", "trl", "swift"]
+nox.options.sessions = ["lint", "core", "axolotl", "models", "llamafactory", "trl", "swift"]
 nox.options.error_on_missing_interpreters = True
 
 GROUPS = nox.project.load_toml("pyproject.toml")
@@ -47,9 +48,18 @@ def core(session: nox.Session) -> None:
 
 @nox.session
 def axolotl(session: nox.Session) -> None:
-    """Models of many families, the real Axolotl with the plugin in its environment, the TRL in it; and the study."""
+    """The real Axolotl with the plugin in its environment, and the TRL that it brings."""
     install_host(session, "axolotl", "Axolotl")
-    session.run("pytest", *(session.posargs or ["tests/model", "tests/axolotl", "tests/trl", "tests/learning"]))
+    session.run("pytest", *(session.posargs or ["tests/axolotl", "tests/trl"]))
+
+
+@nox.session(venv_backend="none")
+def models(session: nox.Session) -> None:
+    """Models of many families, and the study: in Axolotl's environment, which has all they need, beside its tests."""
+    python = Path(".nox/axolotl/bin/python")
+    if not python.exists():
+        session.error("this runs in Axolotl's environment: nox -s axolotl --install-only makes it")
+    session.run(python, "-m", "pytest", *(session.posargs or ["tests/model", "tests/learning"]), external=True)
 
 
 @nox.session

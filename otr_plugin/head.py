@@ -5,6 +5,7 @@ Three places of one model are replaced, on the instance:
     model.forward        notes labels and num_items of the call, and insists that the loss was computed
     lm_head.forward      computes the loss from the hidden states; returns a placeholder one token wide
     model.loss_function  hands the loss to the model, which adds to it (MoE) and returns it as it always does
+                         (own_loss.py: a few models have to be given it)
 
 So every trainer that calls `model(..., labels=...)` trains with OTR, and normalisation, mixed precision,
 auxiliary losses and wrappers stay the host's. Inside the head's own call the weight is there, also where a
@@ -28,10 +29,10 @@ from otr_plugin.first_step import FirstStep
 from otr_plugin.instance import Replaced
 from otr_plugin.loss import otr_loss
 from otr_plugin.metrics import COUNT, average, reduce_over_ranks
+from otr_plugin.own_loss import IGNORED, has_own_loss, labels_of, without_labels
 from otr_plugin.projection import device_of, finish_of, project, refuse_unknown
 
 MARK = "_otr_handle"
-IGNORED = -100
 
 
 @dataclass
@@ -111,7 +112,7 @@ class Handle:
     def at_model(self, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         kwargs = {name: value for name, value in kwargs.items() if name not in self.host_words}
         given = self.bind(args, kwargs)
-        labels, shift_labels = given.get("labels"), given.get("shift_labels")
+        labels, shift_labels = labels_of(self.model, given), given.get("shift_labels")
         nothing_to_do = labels is None and shift_labels is None
         if nothing_to_do or self.call is not None or (self.eval_logits and not self.model.training):
             return forward(*args, **kwargs)
@@ -122,7 +123,10 @@ class Handle:
             )
         call = self.call = Call(labels, shift_labels, given.get("num_items_in_batch"))
         try:
-            output = forward(*args, **kwargs)
+            if has_own_loss(self.model):
+                output = without_labels(forward, given, self.at_loss)
+            else:
+                output = forward(*args, **kwargs)
         except Exception as error:
             if call.loss is None or call.taken:
                 raise

@@ -66,6 +66,17 @@ LINEAR = {
     "linear_key_head_dim": 8,
     "linear_value_head_dim": 8,
 }
+SIGHT = {
+    "hidden_size": 32,
+    "out_hidden_size": 32,
+    "intermediate_size": 32,
+    "num_hidden_layers": 1,
+    "depth": 1,
+    "num_heads": 4,
+    "num_attention_heads": 4,
+    "image_size": 28,
+    "patch_size": 14,
+}
 FINISH = {
     "logits_scaling": 3.0,
     "logit_scale": 0.25,
@@ -75,17 +86,25 @@ FINISH = {
     "logits_soft_cap": 1.5,
 }
 NO_HEAD_DIM = {"num_key_value_heads": 4, "head_dim": None}
+SPARSE = {"index_head_dim": 16, "index_n_heads": 2, "index_topk": 4, "mlp_layer_types": ["dense", "sparse"]}
 # What a family needs beyond the general: mostly one layer of each of its kinds.
 PARTICULAR = {
     **dict.fromkeys(
         ("deepseek_v2", "deepseek_v3", "glm4_moe_lite", "minicpm3", "youtu", "axk1"), MOE | LATENT | NO_HEAD_DIM
     ),
+    **dict.fromkeys(("deepseek_v32", "glm_moe_dsa", "axk2"), MOE | LATENT | NO_HEAD_DIM | SPARSE),
     **dict.fromkeys(("qwen3_next", "qwen3_5_text", "qwen3_5_moe_text"), MOE | LINEAR),
     "bamba": MAMBA | {"attn_layer_indices": [1]},
     "falcon_h1": MAMBA | {"mamba_d_head": 8, "lm_head_multiplier": 0.3},
+    "gemma3n_text": {"layer_types": ["sliding_attention", "full_attention"], "num_kv_shared_layers": 0}
+    | {"hidden_size_per_layer_input": 8, "vocab_size_per_layer_input": 97, "laurel_rank": 4}
+    | {"activation_sparsity_pattern": [0.0, 0.0], "altup_num_inputs": 2},
     "gemma4_text": {"layer_types": ["sliding_attention", "full_attention"], "num_kv_shared_layers": 0}
     | {"hidden_size_per_layer_input": 8, "vocab_size_per_layer_input": 97, "final_logit_softcapping": 2.0},
     "granite": {"logits_scaling": 3.0},
+    "granitemoehybrid": MOE
+    | MAMBA
+    | {"mamba_n_heads": 8, "mamba_d_head": 8, "layer_types": ["mamba", "attention"], "position_embedding_type": "rope"},
     "jamba": MOE
     | {"attn_layer_offset": 1, "attn_layer_period": 2, "expert_layer_offset": 1, "use_mamba_kernels": False},
     "lfm2": {"layer_types": ["conv", "full_attention"]},
@@ -98,7 +117,7 @@ PARTICULAR = {
 }
 REFUSED = {
     "otr: .* failed between its output head, which OTR replaces, and its loss_function, which it did not reach": (
-        *("cpmant", "falcon_mamba", "mamba", "modernbert-decoder", "trocr", "xlm", "xlnet"),
+        *("cpmant", "trocr", "xlm", "xlnet"),
     ),
     r"otr: MoshiForCausalLM makes logits of shape \[7, 97\] of the \[8, 97\] that its head gives": ("moshi",),
     "otr: the head was given hidden states of shape .* for labels of shape": ("prophetnet",),
@@ -124,6 +143,12 @@ def small_config(family):
         if isinstance(getattr(config, name, None), float | int):
             with contextlib.suppress(AttributeError):  # derived from other settings
                 setattr(config, name, value)
+    if hasattr(config, "text_config"):  # a model that also sees: its text path
+        for part in vars(config).values():
+            for name, value in SIGHT.items():
+                if hasattr(part, "model_type") and hasattr(part, name):
+                    setattr(part, name, value)
+        config.text_config = small_config(config.text_config.model_type)
     for name in DROPOUTS:
         if isinstance(getattr(config, name, None), float):
             setattr(config, name, 0.0)
