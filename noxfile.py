@@ -48,18 +48,20 @@ def core(session: nox.Session) -> None:
 
 @nox.session
 def axolotl(session: nox.Session) -> None:
-    """The real Axolotl with the plugin in its environment, and the TRL that it brings."""
+    """The real Axolotl, with the plugin in its environment."""
     install_host(session, "axolotl", "Axolotl")
-    session.run("pytest", *(session.posargs or ["tests/axolotl", "tests/trl"]))
+    session.run("pytest", *(session.posargs or ["tests/axolotl"]))
 
 
 @nox.session(venv_backend="none")
 def models(session: nox.Session) -> None:
-    """Models of many families, and the study: in Axolotl's environment, which has all they need, beside its tests."""
+    """Models of many families, the TRL that Axolotl brings, the study: in Axolotl's environment, beside its tests."""
     python = Path(".nox/axolotl/bin/python")
     if not python.exists():
         session.error("this runs in Axolotl's environment: nox -s axolotl --install-only makes it")
-    session.run(python, "-m", "pytest", *(session.posargs or ["tests/model", "tests/learning"]), external=True)
+    session.run(
+        python, "-m", "pytest", *(session.posargs or ["tests/model", "tests/trl", "tests/learning"]), external=True
+    )
 
 
 @nox.session
@@ -77,7 +79,7 @@ def llamafactory(session: nox.Session) -> None:
 
 @nox.session
 def trl(session: nox.Session) -> None:
-    """The real TRL, with the plugin added to its environment. Axolotl's session tests the TRL that it carries."""
+    """The real TRL, with the plugin added to its environment. The models' session tests the one that Axolotl brings."""
     install_host(session, "trl", "TRL")
     session.run("pytest", *(session.posargs or ["tests/trl"]))
 
