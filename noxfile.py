@@ -23,8 +23,10 @@ def install(session: nox.Session, group: str, *more: str, constraints: str = "co
     session.install("--quiet", "-c", f"constraints/{constraints}.txt", *packages, *more)
 
 
-def install_host(session: nox.Session, group: str, name: str) -> None:
+def install_host(session: nox.Session, group: str, name: str, python: tuple[int, int] = (3, 10)) -> None:
     """A host, then the plugin under the same constraints: a version that it changed would be an error."""
+    if sys.version_info < python:
+        session.skip(f"{name} needs Python {python[0]}.{python[1]}")
     session.log(f"{name} and all that it needs are installed here: some minutes, the first time")
     install(session, group, "torch", constraints=group)
     install(session, group, "-e", ".", constraints=group)
@@ -67,9 +69,7 @@ def models(session: nox.Session) -> None:
 @nox.session
 def llamafactory(session: nox.Session) -> None:
     """The real LLaMA-Factory, with the plugin added to its environment."""
-    if sys.version_info < (3, 11):
-        session.skip("LLaMA-Factory 0.9.5 needs Python 3.11")
-    install_host(session, "llamafactory", "LLaMA-Factory")
+    install_host(session, "llamafactory", "LLaMA-Factory 0.9.5", python=(3, 11))
     # A CPU's torch cannot load these, which are built for CUDA. LLaMA-Factory only imports torchaudio.
     session.run_install("python", "-m", "pip", "uninstall", "--quiet", "--yes", "torchaudio", "torchvision")
     stub = "import pathlib, sysconfig; pathlib.Path(sysconfig.get_path('purelib'), 'torchaudio.py').touch()"
@@ -80,7 +80,7 @@ def llamafactory(session: nox.Session) -> None:
 @nox.session
 def trl(session: nox.Session) -> None:
     """The real TRL, with the plugin added to its environment. The models' session tests the one that Axolotl brings."""
-    install_host(session, "trl", "TRL")
+    install_host(session, "trl", "TRL 1.16.0", python=(3, 11))
     session.run("pytest", *(session.posargs or ["tests/trl"]))
 
 
