@@ -25,9 +25,11 @@ def compared(study: Study, first: str, second: str, name: str) -> str:
     alone = ", ".join(f"{side} in {', '.join(regimes)}" for side, regimes in groups.items() if regimes)
     one, other = name_of(first), name_of(second)
     if len(study.averaged(first, second)) < 2:
-        ((regime, only),) = differences.items()
-        found = f"is {alone}" if alone else f"and {other}: no difference was found in {regime} ({points(only)})"
-        return f"{one} {found}."
+        rest = ", ".join(f"{r} ({points(d)})" for r, d in differences.items() if not d.found)
+        nothing = f"no difference was found in {rest}"
+        if not alone:
+            return f"{one} and {other}: {nothing}."
+        return f"{one} is {alone}; {nothing}." if rest else f"{one} is {alone}."
     whole = study.averages(name)[first, second]
     if not whole.found:
         average = f"no difference was found between {one} and {other} on average ({points(whole)} points)"

@@ -109,6 +109,23 @@ def test_what_is_said_of_an_average(monkeypatch, differences, verdict):
     assert verdicts.compared(study, "OTR", "SFT", "near") == verdict
 
 
+def test_what_is_said_where_there_is_no_average(monkeypatch):
+    """One regime, and the one that is in no average: as it is while a study is under way."""
+    values = {"OTR": {"a": 0.5, "format": 0.9}, "SFT": {"a": 0.5, "format": 0.5}}
+    monkeypatch.setattr(Study, "values", lambda study, method, regime, name: [values[method][regime]] * 5)
+    monkeypatch.setattr(Study, "finals", lambda study, method, regime: [{}])
+    study = Study(dataclasses.replace(SMOKE, regimes=("a", "format")), {}, Results(), [])
+
+    def said():
+        return verdicts.compared(study, "OTR", "SFT", "near")
+
+    assert said() == "OTR is ahead in format (+40.0 ± 0.0); no difference was found in a (+0.0 ± 0.0)."
+    values["OTR"]["a"] = 0.4
+    assert said() == "OTR is ahead in format (+40.0 ± 0.0), behind in a (-10.0 ± 0.0)."
+    values["OTR"] = values["SFT"]
+    assert said() == "OTR and SFT: no difference was found in a (+0.0 ± 0.0), format (+0.0 ± 0.0)."
+
+
 def test_nothing_is_quoted_from_some_of_the_seeds():
     study = study_of({"OTR": (0.9, 0.91), "SFT": (0.5,) * 2})
     assert tables.accuracies(study)[1] == ["compose, in distribution", "50.0 ± 0.0", "90.5 ± 6.4"]
