@@ -7,6 +7,7 @@ import random
 import re
 import subprocess
 import sys
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -72,7 +73,7 @@ def again_if_a_rank_died(run: Callable[[], Any]) -> Any:
         return run()
 
 
-class Host:
+class Host(ABC):
     """One folder with a model, data and the runs that used them."""
 
     ENV: dict[str, str]
@@ -81,9 +82,9 @@ class Host:
         self.folder = folder
         make_model(folder / "model")
 
+    @abstractmethod
     def settings(self, name: str, **changes: Any) -> dict[str, Any]:
         """The host's recipe for a run of that name."""
-        raise NotImplementedError
 
     def recipe(self, name: str, **changes: Any) -> Path:
         path = self.folder / f"{name}.yaml"

@@ -29,7 +29,7 @@ from otr_plugin.first_step import FirstStep
 from otr_plugin.instance import Replaced
 from otr_plugin.loss import otr_loss
 from otr_plugin.metrics import COUNT, average, reduce_over_ranks
-from otr_plugin.own_loss import IGNORED, has_own_loss, labels_of, without_labels
+from otr_plugin.own_loss import IGNORED, OWN_LOSS, author, labels_of, without_labels
 from otr_plugin.projection import device_of, finish_of, project, refuse_unknown
 
 MARK = "_otr_handle"
@@ -54,7 +54,7 @@ class Handle:
     def __init__(self, model: Any, config: OTRConfig, seed: int) -> None:
         self.model, self.config, self.seed = model, config, seed
         self.evaluation = config.model_copy(update={"objective": "sft", "nll_weight": 0.0})
-        self.head = model.get_output_embeddings()
+        self.head, self.author = model.get_output_embeddings(), author(model)
         self.finish = finish_of(model.config)
         refuse_unknown(self.head)
         self.eval_logits = False  # a host that needs them (compute_metrics) sets this
@@ -112,7 +112,7 @@ class Handle:
     def at_model(self, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         kwargs = {name: value for name, value in kwargs.items() if name not in self.host_words}
         given = self.bind(args, kwargs)
-        labels, shift_labels = labels_of(self.model, given), given.get("shift_labels")
+        labels, shift_labels = labels_of(self.author, given), given.get("shift_labels")
         nothing_to_do = labels is None and shift_labels is None
         if nothing_to_do or self.call is not None or (self.eval_logits and not self.model.training):
             return forward(*args, **kwargs)
@@ -123,7 +123,7 @@ class Handle:
             )
         call = self.call = Call(labels, shift_labels, given.get("num_items_in_batch"))
         try:
-            if has_own_loss(self.model):
+            if self.author in OWN_LOSS:
                 output = without_labels(forward, given, self.at_loss)
             else:
                 output = forward(*args, **kwargs)

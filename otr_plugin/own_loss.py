@@ -15,24 +15,20 @@ from torch import Tensor
 IGNORED = -100
 # Their loss leaves out what a two-dimensional attention mask leaves out.
 MASKED = frozenset({"Gemma3ForConditionalGeneration", "Llama4ForConditionalGeneration"})
-ALL = MASKED | {"MambaForCausalLM", "FalconMambaForCausalLM", "ModernBertDecoderForCausalLM"}
+OWN_LOSS = MASKED | {"MambaForCausalLM", "FalconMambaForCausalLM", "ModernBertDecoderForCausalLM"}
 
 
-def has_own_loss(model: Any) -> bool:
-    return _forward_of(model) in ALL
-
-
-def _forward_of(model: Any) -> str:
+def author(model: Any) -> str:
     """The class of transformers that wrote the model's forward: FSDP subclasses it, and others may write their own."""
-    author = next(cls for cls in type(model).__mro__ if "forward" in vars(cls))
-    return author.__name__ if author.__module__.startswith("transformers.models.") else ""
+    cls = next(cls for cls in type(model).__mro__ if "forward" in vars(cls))
+    return cls.__name__ if cls.__module__.startswith("transformers.models.") else ""
 
 
-def labels_of(model: Any, given: dict[str, Any]) -> Tensor | None:
+def labels_of(author: str, given: dict[str, Any]) -> Tensor | None:
     """The call's labels, but for those that the model would leave out."""
     labels: Tensor | None = given.get("labels")
     mask = given.get("attention_mask")
-    if labels is None or mask is None or _forward_of(model) not in MASKED:
+    if labels is None or mask is None or author not in MASKED:
         return labels
     return labels.masked_fill(mask[:, -labels.shape[1] :].to(labels.device) == 0, IGNORED)
 

@@ -48,8 +48,7 @@ HOW = """\
 - GeneralPoints is four cards to 24. What SFT makes of that is in the tables as "24"; "points" is a smaller form: three
   cards, + and -, and any number to make.
 - Answers are right only whole, end of text included. Where a hand of cards can make its number in several ways, each of
-  them counts. Old skills: the same number of held-out questions of each.
-"""
+  them counts. Old skills: the same number of held-out questions of each."""
 
 
 def write(path: Path) -> str:
@@ -99,7 +98,7 @@ def section(study: Study, path: Path) -> str:
             batch=size.batch,
             asked=size.asked,
             as_good=plan.AS_GOOD,
-        ).rstrip(),
+        ),
         *([f"- {size.note}"] if size.note else []),
         "",
         *_base(study),

@@ -13,7 +13,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 
 from otr_plugin import OTRConfig, attach
 
-from .families import TINY, batch
+from .families import SIGHT, TINY, batch
 from .test_attach import same, step
 
 SMALL = 30_000_000  # parameters
@@ -65,17 +65,6 @@ LINEAR = {
     "linear_num_value_heads": 4,
     "linear_key_head_dim": 8,
     "linear_value_head_dim": 8,
-}
-SIGHT = {
-    "hidden_size": 32,
-    "out_hidden_size": 32,
-    "intermediate_size": 32,
-    "num_hidden_layers": 1,
-    "depth": 1,
-    "num_heads": 4,
-    "num_attention_heads": 4,
-    "image_size": 28,
-    "patch_size": 14,
 }
 FINISH = {
     "logits_scaling": 3.0,
@@ -145,7 +134,7 @@ def small_config(family):
                 setattr(config, name, value)
     if hasattr(config, "text_config"):  # a model that also sees: its text path
         for part in vars(config).values():
-            for name, value in SIGHT.items():
+            for name, value in (SIGHT | {"out_hidden_size": 32, "depth": 1, "num_heads": 4}).items():
                 if hasattr(part, "model_type") and hasattr(part, name):
                     setattr(part, name, value)
         config.text_config = small_config(config.text_config.model_type)

@@ -6,11 +6,9 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageText
 
 from otr_plugin import OTRConfig, attach
 
-from .families import TINY, batch
+from .families import SIGHT, TINY, batch
 from .test_attach import by_autograd, same, step
 
-EYES = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4}
-SIGHT = EYES | {"image_size": 28, "patch_size": 14}
 EXPERTS = {"num_local_experts": 4, "intermediate_size_mlp": 48, "num_experts_per_tok": 1}
 STATES = {"state_size": 8, "tie_word_embeddings": False}
 MODELS = {
