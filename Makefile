@@ -4,12 +4,13 @@ NOX := .venv/bin/nox
 SETTINGS := pyproject.toml noxfile.py otr_autoload.pth $(wildcard constraints/*.txt)
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-SESSIONS := axolotl models core llamafactory trl swift lint  # the longest first
+SESSIONS := axolotl core models trl-1.9 benchmarks llamafactory trl swift lint  # the longest first
+IN_AXOLOTLS := models trl-1.9 benchmarks  # sessions that run in its environment
 # Where make can, each session's output is shown whole, when it has ended.
 SYNC := $(if $(filter output-sync,$(.FEATURES)),--output-sync=target)
 
 .PHONY: quickstart test bench clean
-.SECONDARY: $(SESSIONS:%=.nox/ready-%)
+.SECONDARY: $(filter-out $(IN_AXOLOTLS:%=.nox/ready-%),$(SESSIONS:%=.nox/ready-%))
 
 quickstart: .nox/ready-axolotl  ## a small model learns a new skill in the real Axolotl, by SFT and by OTR
 	@.nox/axolotl/bin/python -m benchmarks quickstart
@@ -22,8 +23,8 @@ test-%: export OMP_NUM_THREADS = 1
 test-%: .nox/ready-%  ## one environment's tests
 	$(NOX) -R -s $*
 
-test-models: .nox/ready-axolotl
-	$(NOX) -R -s models
+$(IN_AXOLOTLS:%=test-%): .nox/ready-axolotl
+	$(NOX) -R -s $(@:test-%=%)
 
 bench: $(NOX)  ## the loss's time and memory on this machine's CPU, beside what else there is
 	$(NOX) -s bench

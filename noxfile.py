@@ -12,7 +12,7 @@ import nox
 nox.needs_version = ">=2025.2.9"
 nox.options.default_venv_backend = "venv"
 nox.options.reuse_existing_virtualenvs = True
-nox.options.sessions = ["lint", "core", "axolotl", "models", "llamafactory", "trl", "swift"]
+nox.options.sessions = ["lint", "core", "axolotl", "models", "trl-1.9", "benchmarks", "llamafactory", "trl", "swift"]
 nox.options.error_on_missing_interpreters = True
 
 GROUPS = nox.project.load_toml("pyproject.toml")
@@ -52,18 +52,32 @@ def core(session: nox.Session) -> None:
 def axolotl(session: nox.Session) -> None:
     """The real Axolotl, with the plugin in its environment."""
     install_host(session, "axolotl", "Axolotl")
-    session.run("pytest", *(session.posargs or ["tests/axolotl"]))
+    session.run("pytest", *(session.posargs or ["tests/hosts/axolotl", "tests/distributed/test_axolotl.py"]))
+
+
+def in_axolotls_environment(session: nox.Session, *tests: str) -> None:
+    python = Path(".nox/axolotl/bin/python")
+    if not python.exists():
+        session.error("this runs in Axolotl's environment: nox -s axolotl --install-only makes it")
+    session.run(python, "-m", "pytest", *(session.posargs or tests), external=True)
 
 
 @nox.session(venv_backend="none")
 def models(session: nox.Session) -> None:
-    """Models of many families, the TRL that Axolotl brings, the study: in Axolotl's environment, beside its tests."""
-    python = Path(".nox/axolotl/bin/python")
-    if not python.exists():
-        session.error("this runs in Axolotl's environment: nox -s axolotl --install-only makes it")
-    session.run(
-        python, "-m", "pytest", *(session.posargs or ["tests/model", "tests/trl", "tests/learning"]), external=True
-    )
+    """attach() on models of many families, and transformers' own Trainer. In Axolotl's environment."""
+    in_axolotls_environment(session, "tests/model", "tests/hosts/transformers", "tests/distributed/test_model.py")
+
+
+@nox.session(name="trl-1.9", venv_backend="none")
+def trl_in_axolotl(session: nox.Session) -> None:
+    """The TRL that Axolotl brings. In Axolotl's environment."""
+    in_axolotls_environment(session, "tests/hosts/trl")
+
+
+@nox.session(venv_backend="none")
+def benchmarks(session: nox.Session) -> None:
+    """The quickstart, the study, and the benchmark of a step in Axolotl. In Axolotl's environment."""
+    in_axolotls_environment(session, "tests/benchmarks/hosts", "tests/benchmarks/learning")
 
 
 @nox.session
@@ -74,21 +88,21 @@ def llamafactory(session: nox.Session) -> None:
     session.run_install("python", "-m", "pip", "uninstall", "--quiet", "--yes", "torchaudio", "torchvision")
     stub = "import pathlib, sysconfig; pathlib.Path(sysconfig.get_path('purelib'), 'torchaudio.py').touch()"
     session.run_install("python", "-c", stub)
-    session.run("pytest", *(session.posargs or ["tests/llamafactory"]))
+    session.run("pytest", *(session.posargs or ["tests/hosts/llamafactory"]))
 
 
 @nox.session
 def trl(session: nox.Session) -> None:
-    """The real TRL, with the plugin added to its environment. The models' session tests the one that Axolotl brings."""
+    """The real TRL, with the plugin added to its environment. Session trl-1.9 tests the one that Axolotl brings."""
     install_host(session, "trl", "TRL 1.16.0", python=(3, 11))
-    session.run("pytest", *(session.posargs or ["tests/trl"]))
+    session.run("pytest", *(session.posargs or ["tests/hosts/trl"]))
 
 
 @nox.session
 def swift(session: nox.Session) -> None:
     """The real ms-swift, with the plugin added to its environment."""
     install_host(session, "swift", "ms-swift")
-    session.run("pytest", *(session.posargs or ["tests/swift"]))
+    session.run("pytest", *(session.posargs or ["tests/hosts/swift"]))
 
 
 @nox.session(python="3.10")

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import argparse
 
-from benchmarks import axolotl, fit, gpu, loss, pretrain, quickstart, readme
+from benchmarks import figures
 from benchmarks.learning import command as learning
+from benchmarks.performance import axolotl_step, fit, gpu, loss
+from benchmarks.quickstart import command as quickstart
+from benchmarks.quickstart import pretrain
 
 COMMANDS = {
     "loss": (loss, "the loss on this machine's CPU: time and peak memory"),
     "gpu": (gpu, "the loss on a GPU: time, memory, and what the rows kernel moves"),
     "fit": (fit, "the longest sequence that trains on a card of 8 to 24 GiB"),
-    "axolotl": (axolotl, "a step in the real Axolotl, with the plugin and without"),
+    "axolotl": (axolotl_step, "a step in the real Axolotl, with the plugin and without"),
     "quickstart": (quickstart, "a small model learns a new skill in Axolotl, by SFT and by OTR"),
     "learning": (learning, "does OTR work? small models learn by SFT, DFT and OTR; a study that resumes"),
     "pretrain": (pretrain, "make that small model, from nothing"),
-    "readme": (readme, "write the README's tables again, from the result files"),
+    "readme": (figures, "write the README's tables again, from the result files"),
 }
 
 

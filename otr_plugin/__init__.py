@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from otr_plugin.config import OTRConfig
     from otr_plugin.hosts.axolotl import OTRPlugin
     from otr_plugin.loss import OTROutput, otr_loss
-    from otr_plugin.model import attach
+    from otr_plugin.model.attach import attach
 
 __version__ = "0.1.0"
 __all__ = ["OTRConfig", "OTROutput", "OTRPlugin", "__version__", "attach", "otr_loss"]
@@ -17,7 +17,7 @@ _HOME = {
     "OTRConfig": "otr_plugin.config",
     "OTROutput": "otr_plugin.loss",
     "OTRPlugin": "otr_plugin.hosts.axolotl",
-    "attach": "otr_plugin.model",
+    "attach": "otr_plugin.model.attach",
     "otr_loss": "otr_plugin.loss",
 }
 

@@ -11,10 +11,10 @@ from typing import Any
 
 import torch
 
-from benchmarks.learning.measure import accuracy
+from benchmarks.learning.evaluate import accuracy
 from benchmarks.learning.plan import Size
 from benchmarks.learning.skills import BASE, END, PAD, WORDS, batch_of, examples
-from benchmarks.skills import Example
+from benchmarks.string_skills import Example
 
 BETWEEN = 250  # steps between two looks at what the model can do
 LOOK, ASKED = 64, 200  # questions of each skill: at a look, and when it is done

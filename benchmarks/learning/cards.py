@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from fractions import Fraction
 from itertools import product
 
-from benchmarks.skills import Example
+from benchmarks.string_skills import Example
 
 FACES = "jqk"
 BIGGEST = 13  # the king's number

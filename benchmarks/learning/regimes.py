@@ -10,7 +10,7 @@ from itertools import count, islice
 
 from benchmarks.learning.cards import FACES, makes, to_24, to_make
 from benchmarks.learning.skills import BASE, SIZES, STRINGS, examples, question_of, split_of
-from benchmarks.skills import SKILLS, Example
+from benchmarks.string_skills import SKILLS, Example
 
 TRAINED, LONGER = range(3, 6), range(6, 8)  # letters of a word
 RULE, OTHER_RULE = dict.fromkeys(FACES, 10), dict(zip(FACES, (11, 12, 13), strict=True))

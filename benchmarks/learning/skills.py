@@ -13,9 +13,9 @@ from collections.abc import Callable, Iterator
 
 import torch
 
-from benchmarks import skills as small
+from benchmarks import string_skills as small
 from benchmarks.learning.cards import BIGGEST, FACES, rule_text, to_make
-from benchmarks.skills import Example
+from benchmarks.string_skills import Example
 
 NEW = "[]!"  # in the vocabulary, and in no text that a base model sees
 KNOWN = ["<pad>", "<s>", "</s>", "<unk>", *small.CHARACTERS, *"-?,> ", *NEW, *"*/()"]

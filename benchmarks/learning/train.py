@@ -13,11 +13,11 @@ import torch
 from torch.nn.utils import clip_grad_norm_, parameters_to_vector, vector_to_parameters
 
 from benchmarks.learning import base
-from benchmarks.learning.measure import accuracy, confidence, noise_of, pass_at
+from benchmarks.learning.evaluate import accuracy, confidence, noise_of, pass_at
 from benchmarks.learning.plan import EQUAL, MAIN, METHODS, SIZES, Run, Size
 from benchmarks.learning.regimes import REGIMES, Regime, in_turn, old_skills
 from benchmarks.learning.skills import IGNORED, batch_of
-from benchmarks.skills import Example
+from benchmarks.string_skills import Example
 from otr_plugin import OTRConfig, attach
 
 WARM_UP = 0.1  # of the steps

@@ -9,8 +9,8 @@ from typing import Any
 from transformers import Trainer, TrainerCallback
 
 from otr_plugin.config import OTRConfig
-from otr_plugin.head import MARK, Handle
-from otr_plugin.model import attach, attached
+from otr_plugin.model.attach import attach, attached
+from otr_plugin.model.handle import MARK, Handle
 
 NAME = "otr"  # the attribute in which a trainer has its handle
 

@@ -21,11 +21,11 @@ from transformers.utils import ModelOutput
 
 from otr_plugin.autoload import asks_for_otr, know_trainers, recipe_of
 from otr_plugin.config import OTRConfig
-from otr_plugin.head import Call
 from otr_plugin.hosts.common import refuse, said_elsewhere, settings_of, untried
 from otr_plugin.hosts.trainer import join
 from otr_plugin.metrics import COUNT
-from otr_plugin.model import attached
+from otr_plugin.model.attach import attached
+from otr_plugin.model.handle import Call
 
 TRIED = ("1.9.0", "1.16.0")
 MARK = "otr"  # the attribute that carries the settings

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from otr_plugin.config import OTRConfig
 from otr_plugin.loss import checks
-from otr_plugin.loss.linear import LinearLoss, Problem
+from otr_plugin.loss.chunked import LinearLoss, Problem
 from otr_plugin.metrics import COUNT, NAMES, OF_DRAWS
 
 __all__ = ["OTROutput", "otr_loss"]

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from otr_plugin.config import OTRConfig
-from otr_plugin.loss.kernels import why_not_triton
+from otr_plugin.loss.dispatch import why_not_triton
 
 FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 

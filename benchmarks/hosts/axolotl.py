@@ -1,0 +1,82 @@
+"""Runs the real `axolotl` command on a model of its own, on a CPU: for tests, and to be measured."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+from typing import Any
+
+from benchmarks.hosts.host import BIN, Host, make_data
+from benchmarks.paths import ROOT
+
+ENV = {
+    **os.environ,
+    "PYTHONPATH": str(ROOT),  # for plugins in benchmarks/
+    "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",  # axolotl starts `accelerate`
+    "AXOLOTL_DO_NOT_TRACK": "1",
+    "HF_HUB_OFFLINE": "1",
+    "CUDA_VISIBLE_DEVICES": "",
+    "AXOLOTL_METRIC_NDIGITS": "8",
+}
+CPU_RECIPE: dict[str, Any] = {
+    "sequence_len": 64,
+    "micro_batch_size": 2,
+    "gradient_accumulation_steps": 1,
+    "max_steps": 6,
+    "learning_rate": 0.01,
+    "optimizer": "adamw_torch",
+    "lr_scheduler": "constant",
+    "val_set_size": 0,
+    "logging_steps": 1,
+    "save_strategy": "no",
+    "seed": 42,
+    "bf16": False,
+    "fp16": False,
+    "tf32": False,
+    "attn_implementation": "sdpa",
+    "lora_mlp_kernel": False,
+    "lora_qkv_kernel": False,
+    "lora_o_kernel": False,
+    "dataloader_num_workers": 0,
+    "dataset_num_proc": 1,
+}
+
+
+DATASET = {
+    "field_instruction": "prompt",
+    "field_output": "completion",
+    "format": "{instruction}",
+    "no_input_format": "{instruction}",
+}
+
+
+class Axolotl(Host):
+    ENV = ENV
+
+    def __init__(self, folder: Path, examples: int = 64) -> None:
+        super().__init__(folder)
+        make_data(folder / "data.jsonl", examples)
+        make_data(folder / "even.jsonl", digits=3)  # every answer is equally long
+
+    def settings(self, name: str, *, data: str = "data.jsonl", **changes: Any) -> dict[str, Any]:
+        own = {
+            "base_model": str(self.folder / "model"),
+            "datasets": [{"path": str(self.folder / data), "ds_type": "json", "type": DATASET}],
+            "dataset_prepared_path": str(self.folder / "prepared"),
+            "output_dir": str(self.folder / name),
+        }
+        return CPU_RECIPE | own | changes
+
+    def call(
+        self, *arguments: str, check: bool = True, env: dict[str, str] | None = None
+    ) -> subprocess.CompletedProcess[str]:
+        return super().call(str(BIN / "axolotl"), *arguments, check=check, env=env)
+
+    def train(
+        self, name: str, *arguments: str, env: dict[str, str] | None = None, **changes: Any
+    ) -> tuple[list[dict[str, float]], str]:
+        """(what was logged at every step, everything that was printed)."""
+        changes = {"save_strategy": "steps", "save_steps": 1000, "save_first_step": False} | changes
+        done = self.call("train", str(self.recipe(name, **changes)), *arguments, env=env)
+        return self.log_of(name), done.stdout + done.stderr

@@ -1,0 +1,7 @@
+"""Where the project keeps things."""
+
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+EXAMPLES = ROOT / "example_configs"
+RESULTS = ROOT / "benchmarks" / "results"

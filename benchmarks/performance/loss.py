@@ -1,0 +1,110 @@
+"""Time and peak memory of the loss on this machine's CPU: every contender, in one run."""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.markdown import Markdown
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from benchmarks import measuring
+from benchmarks.paths import RESULTS
+from benchmarks.performance.contenders import BY_HAND, CROSS_ENTROPY, EXACT, FLOOR, SAMPLED, Case, Size, available
+
+SIZES = [Size(1024, 512, 151936), Size(512, 2048, 151936), Size(2048, 1024, 32000)]
+GROWTH = [Size(n, 512, 151936) for n in (512, 2048, 4096)]
+GROWING = [FLOOR, CROSS_ENTROPY, BY_HAND, SAMPLED, EXACT]
+SMALL = [Size(64, 32, 1000)]
+
+
+def add_to(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--rounds", type=int, default=3, help="counted runs of each contender (default 3)")
+    parser.add_argument("--small", action="store_true", help="tiny sizes: does everything run?")
+    parser.add_argument("--out", type=Path, default=RESULTS / "loss-cpu")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> None:
+    sizes, growth = (SMALL, SMALL) if args.small else (SIZES, GROWTH)
+    everything = available()
+    some = {name: everything[name] for name in GROWING}
+    cells = [(size, trainable, "sizes", everything) for size in sizes for trainable in (False, True)]
+    cells += [(size, False, "growth", some) for size in growth]
+    results: dict[str, Any] = measuring.circumstances(("torch", "trl"))
+    results |= {"dtype": "float32", "rounds": args.rounds, "sizes": [], "growth": []}
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns) as progress:
+        steps = sum(len(contenders) for *_, contenders in cells)
+        bar = progress.add_task("", total=steps * (args.rounds + 2))
+        for size, trainable, part, contenders in cells:
+            progress.update(bar, description=f"{tuple(size)} {'trainable' if trainable else 'frozen'}")
+            case = Case.make(size, trainable)
+            seconds = measuring.interleaved(case, contenders, args.rounds, lambda: progress.advance(bar))
+            del case
+            cell: dict[str, Any] = {
+                "n": size.n,
+                "d": size.d,
+                "v": size.v,
+                "trainable": trainable,
+                "contenders": {},
+            }
+            for name in contenders:
+                cell["contenders"][name] = {
+                    "seconds": statistics.median(seconds[name]),
+                    "ratio": measuring.ratio(seconds[name], seconds[FLOOR]),
+                    "megabytes": measuring.peak_megabytes(name, size, trainable),
+                }
+                progress.advance(bar)
+            cell["by hand / sampled"] = measuring.ratio(seconds[BY_HAND], seconds[SAMPLED])
+            results[part].append(cell)
+    page = render(results)
+    measuring.write(args.out, results, page)
+    Console().print(Markdown(page))
+    print(f"kept in {args.out}.json and .md")
+
+
+def render(results: dict[str, Any]) -> str:
+    """The page that a person reads, from the results alone."""
+    how = (
+        f"{results['dtype']}, forward and backward. Time is the median over {results['rounds']} interleaved rounds of "
+        "the ratio to the bare GEMMs in the same round: two with a frozen head, three with a trainable one. Memory is "
+        "the peak of one step above what the inputs take, in a process of its own. F.linear_cross_entropy and TRL's "
+        "head compute plain cross entropy; left to itself the former takes chunks of 2 rows here, and minutes."
+    )
+    lines = ["# The loss on a CPU", "", measuring.made(results), "", how]
+    for trainable in (False, True):
+        cells = [cell for cell in results["sizes"] if cell["trainable"] == trainable]
+        lines += ["", f"## {'Trainable' if trainable else 'Frozen'} head", "", *table(cells)]
+    lines += ["", "## Growing with N, frozen head", "", *table(results["growth"])]
+    return "\n".join(lines) + "\n"
+
+
+def table(cells: list[dict[str, Any]]) -> list[str]:
+    lines = grid(cells, lambda f: f"{f['ratio']:.2f} × ({f['seconds']:.2f} s), {f['megabytes']:,.0f} MB")
+    speedups = [f"{cell['by hand / sampled']:.2f} ×" for cell in cells]
+    return [*lines, "| *by hand, as a multiple of ours: sampled* | " + " | ".join(speedups) + " |"]
+
+
+def readme_figures(results: dict[str, Any]) -> list[str]:
+    """The README's table: frozen head, the sizes as they are in the results."""
+    cells = [cell for cell in results["sizes"] if not cell["trainable"]]
+    lines = grid(cells, lambda f: f"{f['ratio']:.2f} ×, {f['megabytes']:,.0f} MB")
+    return [*lines, "", measuring.made(results)]
+
+
+def grid(cells: list[dict[str, Any]], show: Callable[[dict[str, Any]], str]) -> list[str]:
+    """A row a contender, a column a cell."""
+    head = [f"N={cell['n']}, D={cell['d']}, V={cell['v']}{part_of(cell)}" for cell in cells]
+    lines = ["| | " + " | ".join(head) + " |", "|---|" + "---:|" * len(cells)]
+    for name in cells[0]["contenders"]:
+        lines.append(f"| {name} | " + " | ".join(show(cell["contenders"][name]) for cell in cells) + " |")
+    return lines
+
+
+def part_of(cell: dict[str, Any]) -> str:
+    return f", {cell['trained']:.0%} trained" if cell.get("trained", 1) < 1 else ""

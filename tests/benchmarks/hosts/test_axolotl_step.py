@@ -1,0 +1,30 @@
+"""python -m benchmarks axolotl and fit, on models that are too small to say anything."""
+
+import json
+import subprocess
+import sys
+
+from benchmarks.paths import ROOT
+
+
+def test_a_step_with_the_plugin_and_without(tmp_path):
+    command = [sys.executable, "-m", "benchmarks", "axolotl", "--small", "--rounds", "1", "--out", str(tmp_path / "x")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    results = json.loads((tmp_path / "x.json").read_text())
+    assert {"command", "date", "machine", "versions", "model", "recipe"} <= results.keys()
+    assert list(results["contenders"]) == ["plain Axolotl", "otr: sampled", "otr: exact", "otr: sft"]
+    assert all(figures["seconds"] > 0 for figures in results["contenders"].values())
+    assert (tmp_path / "x.md").read_text().count("| otr: ") == 3
+
+
+def test_the_longest_sequence_as_far_as_a_cpu_goes(tmp_path):
+    command = [sys.executable, "-m", "benchmarks", "fit", "--small", "--out", str(tmp_path / "x")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    cells = {cell["method"]: cell for cell in json.loads((tmp_path / "x.json").read_text())["cells"]}
+    for method in ("SFT, whole logits", "OTR by hand, whole logits", "OTR, ours"):
+        assert cells[method]["tokens"] == 1024, cells[method]
+    assert "driver" in cells["SFT, Liger's fused CE"]["failed"], "Liger's kernel needs a GPU"
+    again = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert "'method'" not in again.stdout, "what was measured was measured again"

@@ -1,0 +1,159 @@
+"""The real command: the host sees the plugin, and what it trains is what the recipe says."""
+
+import json
+import os
+import signal
+import subprocess
+import time
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from benchmarks.hosts.axolotl import ENV
+from benchmarks.hosts.host import BIN
+from otr_plugin.metrics import NAMES, PREFIX
+from tests.hosts.agreement import ANSWER, EXAMPLES, PROMPT, RECIPE, losses, same_as_the_specification, same_training
+
+PACKED = {"sample_packing": True, "pad_to_sequence_len": True, "sequence_len": 128}
+METRICS = {PREFIX + name for name in NAMES}
+
+
+def test_the_host_sees_the_plugin(axolotl):
+    log, printed = axolotl.train("seen", plugins=["otr"], otr={"samples": 32}, val_set_size=0.1, eval_steps=3)
+    assert "OTR is active: objective otr (32 samples, temperature 1.3, beta -0.1, baseline none)" in printed
+    steps = [entry for entry in log if "loss" in entry]
+    assert len(steps) == 6
+    for entry in steps:
+        assert entry.keys() >= METRICS
+        assert entry["loss"] == pytest.approx(entry["otr/nll"], rel=1e-4), "the loss that is logged is the NLL"
+        assert entry["otr/objective"] != pytest.approx(entry["loss"], rel=0.1)
+        assert 0 <= entry["otr/hit_rate"] <= 1
+    assert [entry["eval_loss"] for entry in log if "eval_loss" in entry]
+
+
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        {},
+        PACKED | {"gradient_accumulation_steps": 3},
+        {"train_on_inputs": True, "gradient_accumulation_steps": 4, "logging_steps": 2},
+    ],
+    ids=["plain", "packed, accumulated", "train_on_inputs, accumulated, logged every other step"],
+)
+def test_sft_is_the_hosts_own_training(axolotl, recipe):
+    recipe = recipe | {"val_set_size": 0.1, "eval_steps": 3}
+    plain, _ = axolotl.train("plain", **recipe)
+    ours, printed = axolotl.train("ours", plugins=["otr"], otr={"objective": "sft"}, **recipe)
+    assert "OTR is active: objective sft" in printed
+    assert len(losses(plain)) >= 3
+    same_training(ours, plain, norms=2e-5)
+    evaluations = [[e["eval_loss"] for e in log if "eval_loss" in e] for log in (ours, plain)]
+    assert evaluations[0] == pytest.approx(evaluations[1], rel=2e-6)
+
+
+def test_otr_is_what_the_specification_says(axolotl):
+    (axolotl.folder / "same.jsonl").write_text((json.dumps({"prompt": PROMPT, "completion": ANSWER}) + "\n") * EXAMPLES)
+    log, _ = axolotl.train("same", data="same.jsonl", **RECIPE)
+    same_as_the_specification(log, axolotl.folder / "model", width=64)
+
+
+def weights(folder):
+    return load_file(folder / "model.safetensors")
+
+
+@pytest.mark.parametrize("moment", ["in a step", "in a save"])
+def test_a_run_that_was_killed_ends_as_an_unbroken_one(axolotl, moment):
+    recipe = {
+        "plugins": ["otr"],
+        "otr": {"samples": 16},
+        "max_steps": 40,
+        "save_strategy": "steps",
+        "save_steps": 2,
+        "save_total_limit": 50,
+    }
+    unbroken, killed = f"unbroken {moment}", f"killed {moment}"
+    axolotl.train(unbroken, **recipe)
+    path = axolotl.recipe(killed, **recipe)
+    folder = axolotl.folder / killed
+    process = subprocess.Popen(
+        [str(BIN / "axolotl"), "train", str(path)],
+        cwd=axolotl.folder,
+        env=ENV,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    enough = "checkpoint-6/trainer_state.json" if moment == "in a step" else "checkpoint-8"
+    deadline = time.monotonic() + 300
+    while not (folder / enough).exists():
+        assert time.monotonic() < deadline, "the run saved no checkpoint"
+        assert process.poll() is None, "the run ended before it could be killed"
+        time.sleep(0.001)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not (folder / "checkpoint-40").exists(), "killed too late to tell"
+    whole = [c for c in folder.glob("checkpoint-*") if (c / "trainer_state.json").exists()]
+    last = max(whole, key=lambda c: int(c.name.split("-")[1]))
+    axolotl.train(killed, **recipe | {"resume_from_checkpoint": str(last)})
+    want, got = (weights(axolotl.folder / name / "checkpoint-40") for name in (unbroken, killed))
+    for name in want:
+        assert torch.equal(got[name], want[name]), name
+
+
+def test_overrides_on_the_command_line_reach_the_settings(axolotl):
+    path = axolotl.recipe("override", plugins=["otr"], otr={"samples": 32}, max_steps=1)
+    done = axolotl.call("train", str(path), "--otr.samples=8", "--otr.objective", "otr")
+    assert "OTR is active: objective otr (8 samples" in done.stdout + done.stderr
+    done = axolotl.call("train", str(path), "--otr.samples=0", check=False)
+    assert done.returncode != 0
+    assert "samples should be greater than or equal to 1, got 0" in done.stdout + done.stderr
+
+
+def test_accumulated_micro_batches_are_one_batch(axolotl):
+    """Where they have equally many tokens: Axolotl 0.19.0 averages micro-batches as equals, and OTR leaves it so."""
+    recipe = {"plugins": ["otr"], "otr": {"estimator": "exact"}, "data": "even.jsonl"}
+    whole, _ = axolotl.train("whole", **recipe, micro_batch_size=4)
+    parts, _ = axolotl.train("parts", **recipe, micro_batch_size=1, gradient_accumulation_steps=4)
+    for (loss, norm), (own_loss, own_norm) in zip(losses(parts), losses(whole), strict=True):
+        assert loss == pytest.approx(own_loss, rel=1e-4)
+        assert norm == pytest.approx(own_norm, rel=1e-3)
+    for part, one in zip(parts, whole, strict=True):
+        for name in METRICS & part.keys():
+            assert part[name] == pytest.approx(one[name], rel=1e-3, abs=1e-5), name
+
+
+def test_evaluate_and_preprocess(axolotl):
+    path = axolotl.recipe("evaluated", plugins=["otr"], val_set_size=0.2)
+    axolotl.call("preprocess", str(path))
+    ours = axolotl.call("evaluate", str(path))
+    plain = axolotl.call("evaluate", str(axolotl.recipe("evaluated_plain", val_set_size=0.2)))
+    assert "OTR is active" in ours.stdout + ours.stderr
+
+    def figures(done):
+        text = done.stdout + done.stderr
+        return [float(line.split("eval_loss:")[1].split()[0]) for line in text.splitlines() if "eval_loss:" in line]
+
+    assert figures(ours) == pytest.approx(figures(plain), rel=1e-6)
+    assert figures(ours)
+
+
+def test_sweeps_reach_the_settings(axolotl):
+    sweep = axolotl.folder / "sweep.yaml"
+    sweep.write_text("otr.samples: [8, 16]\n")
+    done = axolotl.call("train", str(axolotl.recipe("swept", plugins=["otr"], max_steps=1)), "--sweep", str(sweep))
+    for samples in (8, 16):
+        assert f"OTR is active: objective otr ({samples} samples" in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("launcher", ["torchrun", "python"])
+def test_launchers(axolotl, launcher):
+    path = axolotl.recipe(launcher, plugins=["otr_plugin.OTRPlugin"], max_steps=1)
+    done = axolotl.call("train", str(path), "--launcher", launcher, env={"OTR_PLUGIN_AUTOLOAD": "0"})
+    assert "OTR is active" in done.stdout + done.stderr
+
+
+def test_metrics_reach_tensorboard(axolotl):
+    axolotl.train("board", plugins=["otr"], use_tensorboard=True, max_steps=2)
+    (events,) = (axolotl.folder / "board").rglob("events.out.tfevents.*")
+    assert all(f"train/{name}".encode() in events.read_bytes() for name in METRICS)

@@ -1,0 +1,117 @@
+"""The real command: the host's own training with `objective: sft`, and OTR's with the defaults."""
+
+import json
+import sys
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from benchmarks.hosts.host import BIN, again_if_a_rank_died
+from benchmarks.paths import ROOT
+from otr_plugin.metrics import NAMES, PREFIX
+from tests.hosts.agreement import ANSWER, EXAMPLES, PROMPT, RECIPE, losses, same_as_the_specification, same_training
+
+METRICS = {PREFIX + name for name in NAMES}
+LORA = {"finetuning_type": "lora", "lora_rank": 4, "lora_target": "q_proj,v_proj", "lora_dropout": 0.1}
+RECIPES = {
+    "full": {},
+    "accumulated, logged every other step, evaluated": {
+        "gradient_accumulation_steps": 2,
+        "logging_steps": 2,
+        "val_size": 0.2,
+        "eval_strategy": "steps",
+        "eval_steps": 3,
+    },
+    "LoRA": LORA,
+    "QLoRA": LORA | {"quantization_bit": 4, "quantization_method": "bnb"},
+    "packed": {"packing": True},
+    "packed neatly": {"packing": True, "neat_packing": True, "flash_attn": "sdpa"},
+    "continued pretraining": {"stage": "pt", "packing": True},
+}
+
+
+def evaluations(log):
+    return [entry["eval_loss"] for entry in log if "eval_loss" in entry]
+
+
+@pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
+def test_sft_is_the_hosts_own_training(factory, recipe):
+    plain, _ = factory.train("plain", **recipe)
+    ours, printed = factory.train("ours", plugins=["otr"], otr={"objective": "sft"}, **recipe)
+    assert "OTR is active: objective sft" in printed
+    assert len(losses(plain)) >= 3
+    same_training(ours, plain, norms=5e-5)
+    assert evaluations(ours) == pytest.approx(evaluations(plain), rel=2e-6)
+
+
+def test_otr(factory):
+    log, printed = factory.train("otr", plugins=["otr"], otr={"samples": 32}, val_size=0.2, eval_strategy="epoch")
+    assert "OTR is active: objective otr (32 samples, temperature 1.3, beta -0.1, baseline none)" in printed
+    steps = [entry for entry in log if "loss" in entry]
+    assert len(steps) == 6
+    for entry in steps:
+        assert entry.keys() >= METRICS
+        assert entry["loss"] == pytest.approx(entry["otr/nll"], rel=1e-4), "the loss that is logged is the NLL"
+        assert 0 <= entry["otr/hit_rate"] <= 1
+
+
+def test_otr_is_what_the_specification_says(factory):
+    rows = [{"instruction": PROMPT, "input": "", "output": ANSWER}] * EXAMPLES
+    (factory.folder / "same.json").write_text(json.dumps(rows))
+    log, _ = factory.train("same", dataset="same", **RECIPE)
+    same_as_the_specification(log, factory.folder / "model", eos=False, width=8)
+
+
+def test_overrides_on_the_command_line(factory):
+    _, printed = factory.train("override", "otr.samples=8", "max_steps=1", plugins=["otr"], otr={"samples": 32})
+    assert "OTR is active: objective otr (8 samples" in printed
+
+
+def test_two_ranks_of_its_own_torchrun(factory):
+    two = {"FORCE_TORCHRUN": "1", "NPROC_PER_NODE": "2"}
+    sft = {"plugins": ["otr"], "otr": {"objective": "sft"}}
+    plain, _ = again_if_a_rank_died(lambda: factory.train("plain", env=two))
+    ours, printed = again_if_a_rank_died(lambda: factory.train("ours", env=two, **sft))
+    assert "OTR is active: objective sft" in printed
+    same_training(ours, plain, norms=5e-5)
+
+
+def test_a_run_that_goes_on_ends_as_an_unbroken_one(factory):
+    otr = {"plugins": ["otr"], "otr": {"samples": 16}, "save_strategy": "steps", "save_steps": 3}
+    factory.train("unbroken", **otr)
+    checkpoint = factory.folder / "unbroken" / "checkpoint-3"
+    factory.train("resumed", **otr, resume_from_checkpoint=str(checkpoint))
+    want, got = (load_file(factory.folder / name / "model.safetensors") for name in ("unbroken", "resumed"))
+    for name in want:
+        assert torch.equal(got[name], want[name]), name
+
+
+LIGER_ON_CPU = """
+import sys
+import triton.language as tl
+from liger_kernel.ops import rms_norm
+rms_norm.rsqrt = lambda x: 1 / tl.sqrt(x)  # Triton's interpreter has no libdevice
+sys.argv[0] = "llamafactory-cli"
+from llamafactory.cli import main
+main()
+"""
+
+
+def test_ligers_kernels_stay_and_its_loss_goes(factory):
+    """Run for real, in Triton's interpreter. Its fused loss would go past the head, and OTR would refuse to train."""
+    script = factory.folder / "liger_on_cpu.py"
+    script.write_text(LIGER_ON_CPU)
+    recipe = factory.recipe(
+        "liger", plugins=["otr"], otr={"samples": 16}, enable_liger_kernel=True, max_steps=2, cutoff_len=16
+    )
+    env = {"TRITON_INTERPRET": "1", "PYTHONPATH": str(ROOT)}
+    done = factory.call(sys.executable, str(script), "train", str(recipe), env=env)
+    printed = done.stdout + done.stderr
+    assert "Liger kernel has been applied to the model." in printed
+    assert "OTR is active: objective otr (16 samples" in printed
+
+
+def test_the_short_command_is_the_same(factory):
+    done = factory.call(str(BIN / "lmf"), "train", str(factory.recipe("lmf", plugins=["otr"], max_steps=1)))
+    assert "OTR is active" in done.stdout + done.stderr

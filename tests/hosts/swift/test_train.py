@@ -1,0 +1,163 @@
+"""The host's own training with `objective: sft`, and OTR's with the defaults.
+
+Most recipes run in one process, as the command would run each; the command itself, where processes matter.
+"""
+
+import json
+import sys
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from benchmarks.hosts.host import again_if_a_rank_died
+from benchmarks.hosts.swift import ROOT
+from otr_plugin.metrics import NAMES, PREFIX
+from tests.hosts.agreement import ANSWER, EXAMPLES, PROMPT, RECIPE, losses, same_as_the_specification, same_training
+
+METRICS = {PREFIX + name for name in NAMES}
+LORA = {"tuner_type": "lora", "lora_rank": 4, "target_modules": ["q_proj", "v_proj"], "lora_dropout": 0.1}
+EVALUATED = {"split_dataset_ratio": 0.2, "eval_strategy": "steps", "eval_steps": 3}
+RECIPES = {
+    "full": {},
+    "batch size 1": {"per_device_train_batch_size": 1},
+    "accumulated, logged every other step": {"gradient_accumulation_steps": 2, "logging_steps": 2},
+    "evaluated": EVALUATED | {"per_device_eval_batch_size": 4},
+    "evaluated with its own metric": EVALUATED | {"eval_metric": "acc"},
+    "whole sequences through the head": {"use_logits_to_keep": False},
+    "on the left": {"padding_side": "left"},
+    "LoRA": LORA,
+    "LoRA with a trained head": LORA | {"modules_to_save": ["lm_head"]},
+    "QLoRA": LORA | {"quant_method": "bnb", "quant_bits": 4, "bnb_4bit_compute_dtype": "float32"},
+    "packed": {"packing": True, "per_device_train_batch_size": 1},
+    "padding free": {"padding_free": True},
+    "padding free, batch size 1": {"padding_free": True, "per_device_train_batch_size": 1},
+    "every token": {"loss_scale": "all"},
+    "a mask within the answer": {"loss_scale": "last_round+ignore_empty_think"},
+}
+SFT, OTR = ({"loss_type": "otr", "env": {"OTR_OBJECTIVE": name, "OTR_SAMPLES": 16}} for name in ("sft", "otr"))
+ADAM = {"weight_decay": 0.0, "adam_beta2": 0.999}  # transformers' defaults, which swift changes
+# What goes past OTR, which is told only once it has: it makes swift compute the loss from logits.
+BYPASS = """
+import torch
+from swift.trainers import Seq2SeqTrainer
+own = Seq2SeqTrainer._prepare_inputs
+def prepare_inputs(self, inputs):
+    return own(self, inputs | {"loss_scale": torch.ones_like(inputs["labels"])})
+Seq2SeqTrainer._prepare_inputs = prepare_inputs
+"""
+
+
+@pytest.fixture(scope="module")
+def runs(swift):
+    (swift.folder / "bypass.py").write_text(BYPASS)
+    recipes = {}
+    for name, recipe in RECIPES.items():
+        recipes |= {f"{name}, plain": recipe, f"{name}, ours": recipe | SFT}
+    (swift.folder / "same.jsonl").write_text((json.dumps({"prompt": PROMPT, "completion": ANSWER}) + "\n") * EXAMPLES)
+    same = {key: RECIPE[key] for key in ("max_steps", "learning_rate", "seed")} | ADAM | {"use_logits_to_keep": False}
+    recipes["same"] = OTR | same | {"dataset": str(swift.folder / "same.jsonl")}
+    saved = {"save_strategy": "steps", "save_steps": 3}
+    recipes |= {
+        "otr": OTR | EVALUATED,
+        "by sequence": OTR | EVALUATED | {"acc_strategy": "seq"},
+        "unbroken": OTR | saved,
+        "resumed": OTR | saved | {"resume_from_checkpoint": str(swift.folder / "unbroken" / "checkpoint-3")},
+        "bypass": OTR | {"external_plugins": str(swift.folder / "bypass.py")},  # last: it stays in the process
+    }
+    return swift.several(recipes)
+
+
+def evaluations(log, name):
+    return [entry[name] for entry in log if name in entry]
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_sft_is_the_hosts_own_training(runs, recipe):
+    plain, ours = runs[f"{recipe}, plain"], runs[f"{recipe}, ours"]
+    assert (plain["error"], ours["error"]) == ("", "")
+    assert "OTR is active: objective sft" in ours["said"]
+    assert (recipe == "QLoRA") == ("Linear4bit" in ours["said"])
+    assert "OTR" not in plain["said"].replace("OTR_", "")
+    assert len(losses(plain["log"])) >= 3
+    same_training(ours["log"], plain["log"], norms=5e-5)
+    for name in ("token_acc", "eval_loss", "eval_token_acc"):
+        assert evaluations(ours["log"], name) == pytest.approx(evaluations(plain["log"], name), rel=2e-6)
+
+
+def test_otr(runs):
+    run = runs["otr"]
+    assert "OTR is active: objective otr (16 samples, temperature 1.3, beta -0.1, baseline none)" in run["said"]
+    steps = [entry for entry in run["log"] if "loss" in entry]
+    assert len(steps) == 6
+    for entry in steps:
+        assert entry.keys() >= METRICS
+        assert entry["loss"] == pytest.approx(entry["otr/nll"], rel=1e-4), "the loss that is logged is the NLL"
+        assert 0 <= entry["otr/hit_rate"] <= 1
+        assert entry["token_acc"] == pytest.approx(entry["otr/accuracy"], abs=1e-6)
+    assert len(evaluations(run["log"], "eval_token_acc")) == 2
+
+
+def test_otr_is_what_the_specification_says(swift, runs):
+    same_as_the_specification(runs["same"]["log"], swift.folder / "model")
+
+
+def test_an_accuracy_that_needs_logits_is_left_out(runs):
+    log = runs["by sequence"]["log"]
+    assert len(losses(log)) == 6
+    assert not [key for entry in log for key in entry if key.endswith("_acc")]
+
+
+def test_a_run_that_goes_on_ends_as_an_unbroken_one(swift, runs):
+    assert runs["resumed"]["error"] == ""
+    assert len(losses(runs["resumed"]["log"])) == 6
+    folder = "checkpoint-6/model.safetensors"
+    want, got = (load_file(swift.folder / name / folder) for name in ("unbroken", "resumed"))
+    for name in want:
+        assert torch.equal(got[name], want[name]), name
+
+
+def test_what_goes_past_otr_stops_the_run(runs):
+    assert runs["bypass"]["error"].startswith("RuntimeError: otr: an optimiser step was taken without OTR's loss")
+
+
+def test_two_ranks_of_its_own_torchrun(swift):
+    two = {"NPROC_PER_NODE": "2"}
+    plain, _ = again_if_a_rank_died(lambda: swift.train("plain", shell=two))
+    ours, printed = again_if_a_rank_died(lambda: swift.train("ours", shell=two, **SFT))
+    assert "OTR is active: objective sft" in printed
+    assert "world_size: 2" in printed
+    same_training(ours, plain, norms=5e-5)
+
+
+def test_a_plugin_file_does_without_the_autoload(swift):
+    """And the shell's settings go before the recipe's."""
+    file = str(ROOT / "example_configs" / "swift" / "otr.py")
+    shell = {"OTR_PLUGIN_AUTOLOAD": "0", "OTR_SAMPLES": "8"}
+    _, printed = swift.train("plugin", "--external_plugins", file, "--max_steps", "1", shell=shell, **OTR)
+    assert "OTR is active: objective otr (8 samples" in printed
+
+
+LIGER_ON_CPU = """
+import sys
+import triton.language as tl
+from liger_kernel.ops import rms_norm
+from benchmarks.hosts.swift import run_here
+rms_norm.rsqrt = lambda x: 1 / tl.sqrt(x)  # Triton's interpreter has no libdevice
+own, calls = rms_norm.rms_norm_forward, []
+rms_norm.rms_norm_forward = lambda *args: calls.append(args) or own(*args)
+result = run_here(sys.argv[1])
+print(result["said"], result["error"], f"Liger's norm was called: {len(calls) > 0}")
+"""
+
+
+def test_ligers_kernels_stay_and_its_loss_goes(swift):
+    """Run for real, in Triton's interpreter. Its fused loss would go past the head, and OTR would refuse to train."""
+    script = swift.folder / "liger_on_cpu.py"
+    script.write_text(LIGER_ON_CPU)
+    recipe = swift.recipe("liger", use_liger_kernel=True, max_steps=2, max_length=16, **OTR, **EVALUATED)
+    done = swift.call(sys.executable, str(script), str(recipe), env={"TRITON_INTERPRET": "1"})
+    assert "OTR is active: objective otr (16 samples" in done.stdout
+    assert "The logging file will be saved in" in done.stdout  # so far without an error
+    assert done.stdout.endswith("Liger's norm was called: True\n")
+    assert "rror: " not in done.stdout

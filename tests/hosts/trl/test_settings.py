@@ -1,0 +1,146 @@
+"""What a recipe may say beside `plugins: [otr]`, told before any work. A recipe without it is none of ours."""
+
+import re
+from importlib.metadata import version
+
+import pytest
+from datasets import load_dataset
+from trl import SFTConfig, SFTTrainer
+from trl.scripts import sft
+from trl.scripts.dpo import make_parser as make_dpo_parser
+
+from benchmarks.hosts.host import BIN
+from otr_plugin import OTRConfig
+from otr_plugin.hosts import trl as host
+
+# TRL 1.16's own settings use names that transformers 5.23 calls deprecated.
+pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")
+
+
+def parse(trl, *arguments, parser=None, **changes):
+    recipe = str(trl.recipe("parsed", **{"plugins": ["otr"]} | changes))
+    parser = parser or sft.make_parser()
+    return parser.parse_args_and_config(["--config", recipe, *arguments], fail_with_unknown_args=False)
+
+
+@pytest.mark.parametrize("plugins", [["otr"], ["otr_plugin.OTRPlugin"], "otr"], ids=str)
+def test_settings_arrive(trl, plugins):
+    args = parse(trl, plugins=plugins, otr={"samples": 8})[1]
+    assert args.otr == OTRConfig(samples=8).model_dump()
+    assert parse(trl, plugins=plugins)[1].otr == OTRConfig().model_dump()
+
+
+@pytest.mark.parametrize("words", [("--otr.nll-weight", "0.5"), ("--otr.nll_weight=0.5",)], ids=str)
+def test_a_command_line_overrides_a_recipe(trl, words):
+    args = parse(trl, *words, "--learning_rate", "0.5", otr={"samples": 8})[1]
+    assert args.otr == OTRConfig(samples=8, nll_weight=0.5).model_dump()
+    assert args.learning_rate == 0.5
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"samples": 0}, "samples should be greater than or equal to 1, got 0"),
+        ({"tempratur": 2}, "unknown key 'tempratur': did you mean 'temperature'?"),
+        ("yes", "`otr:` holds settings, such as `samples: 256`; the recipe has 'yes' there"),
+    ],
+    ids=str,
+)
+def test_bad_settings_are_explained(trl, settings, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        parse(trl, otr=settings)
+
+
+@pytest.mark.parametrize(
+    ("changes", "fix"),
+    [
+        ({"loss_type": "dft"}, "`loss_type: dft`: remove it; `otr: {objective: dft}` is that loss"),
+        ({"loss_type": "another"}, "`loss_type: another`: remove it"),
+        ({"label_smoothing_factor": 0.1}, "`label_smoothing_factor: 0.1`: set it to 0"),
+        (
+            {"liger_kernel_config": {"fused_linear_cross_entropy": True}},
+            "`fused_linear_cross_entropy` in liger_kernel_config: set it to false; Liger's other kernels can stay",
+        ),
+    ],
+    ids=str,
+)
+def test_a_loss_elsewhere_is_refused_by_name(trl, changes, fix):
+    with pytest.raises(ValueError, match=rf"`plugins: \[otr\]` trains with One-Token Rollout.*{re.escape(fix)}"):
+        parse(trl, **changes)
+
+
+def test_another_command_is_refused(trl):
+    with pytest.raises(ValueError, match="is for `trl sft`: TRL's other commands have losses of their own"):
+        parse(trl, parser=make_dpo_parser())
+
+
+@pytest.mark.parametrize("plugins", [None, [], ["another"]], ids=str)
+def test_settings_without_the_plugin_are_refused(trl, plugins):
+    """The script itself drops keys that it does not know."""
+    with pytest.raises(
+        ValueError, match=r"has `otr:`, but nothing under `plugins:` that reads it \(.*\): it would train without OTR"
+    ):
+        parse(trl, plugins=plugins, otr={"samples": 8})
+    with pytest.raises(ValueError, match=r"that reads it .*: it would train without OTR"):
+        parse(trl, "--otr.samples=8", plugins=plugins)
+
+
+def test_another_plugin_is_refused(trl):
+    with pytest.raises(ValueError, match=r"the recipe has \['more'\] under `plugins:`; in TRL there is only otr"):
+        parse(trl, plugins=["otr", "more"])
+
+
+def test_a_trainer_with_a_loss_of_its_own_is_refused(trl):
+    args = parse(trl)[1]
+
+    class Weighted(SFTTrainer):
+        def compute_loss(self, *args, **kwargs):
+            return super().compute_loss(*args, **kwargs)
+
+    with pytest.raises(ValueError, match="otr: Weighted has a compute_loss of its own"):
+        Weighted(model=str(trl.folder / "model"), args=args)
+
+
+def test_a_trainer_that_changed_stops_it(trl, monkeypatch):
+    """A head that OTR does not know of would be put in unseen."""
+    from trl.trainer import sft_trainer
+
+    args = parse(trl)[1]
+    for name in host.FUSED_HEADS:
+        monkeypatch.delattr(sft_trainer, name, raising=False)
+    message = r"looked for add_fused_lm_head or _patch_chunked_ce_lm_head in trl\.trainer\.sft_trainer"
+    with pytest.raises(RuntimeError, match=message):
+        SFTTrainer(model=str(trl.folder / "model"), args=args)
+
+
+def test_metrics_of_logits_get_logits_or_are_refused(trl):
+    seen = []
+    args, model = parse(trl)[1], str(trl.folder / "model")
+    data = load_dataset("json", data_files=str(trl.folder / "pairs.jsonl"), split="train[:4]")
+    data = {"train_dataset": data, "eval_dataset": data}
+
+    def compute_metrics(prediction):
+        seen.append(prediction.predictions.shape[-1])
+        return {}
+
+    if version("trl") == "1.9.0":
+        with pytest.raises(ValueError, match=r"otr: TRL 1\.9\.0 would hand compute_metrics sums, for logits"):
+            SFTTrainer(model, args=args, **data, compute_metrics=compute_metrics)
+    else:
+        SFTTrainer(model, args=args, **data, compute_metrics=compute_metrics).evaluate()
+        assert seen == [64]
+
+
+def test_a_config_without_settings_is_none_of_ours():
+    assert not hasattr(SFTConfig(use_cpu=True, bf16=False, report_to="none"), host.MARK)
+
+
+def test_a_recipe_without_otr_is_none_of_ours(trl):
+    recipe = str(trl.recipe("unknown", plugins=["another"], no_such_key=1))
+    told = []
+    for switch in ("0", "1"):
+        command = (str(BIN / "trl"), "sft", "--config", recipe)
+        done = trl.call(*command, check=False, env={"OTR_PLUGIN_AUTOLOAD": switch})
+        assert done.returncode != 0
+        told.append(done.stderr.strip().splitlines()[-1])
+    assert told[0] == told[1]

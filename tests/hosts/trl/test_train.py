@@ -1,0 +1,171 @@
+"""The real script of `trl sft`: its own training with `objective: sft`, metrics too, and OTR's with the defaults."""
+
+import json
+import sys
+
+import pytest
+
+from benchmarks.hosts.host import BIN
+from benchmarks.paths import ROOT
+from otr_plugin.metrics import NAMES, PREFIX
+from tests.hosts.agreement import ANSWER, EXAMPLES, PROMPT, RECIPE, losses, same_as_the_specification, same_training
+
+METRICS = {PREFIX + name for name in NAMES}
+LORA = {"use_peft": True, "lora_r": 4, "lora_target_modules": ["q_proj", "v_proj"], "lora_dropout": 0.1}
+SHORT = {"max_steps": 3}
+SFT = {"plugins": ["otr"], "otr": {"objective": "sft"}}
+RECIPES = {
+    "full": {},
+    "accumulated, logged every other step, evaluated": {
+        "gradient_accumulation_steps": 2,
+        "logging_steps": 2,
+        "test_split_size": 0.2,
+        "eval_strategy": "steps",
+        "eval_steps": 3,
+    },
+    "LoRA": LORA,
+    "QLoRA": LORA | {"load_in_4bit": True} | SHORT,
+    "packed": {"packing": True, "max_length": 32, "per_device_train_batch_size": 1} | SHORT,
+    "padding-free": {"padding_free": True, "max_length": None} | SHORT,
+    "assistant-only": {"data": "chats", "assistant_only_loss": True} | SHORT,
+    "chats, all of them": {"data": "chats"} | SHORT,
+    "prompt and completion": {"completion_only_loss": False} | SHORT,
+    "checkpointed": {"gradient_checkpointing": True} | SHORT,
+    "experts, balanced": {"experts": True, "router_aux_loss_coef": 0.1, "gradient_accumulation_steps": 2} | SHORT,
+    "loss_type nll": {"loss_type": "nll"} | SHORT,
+    "loss_type chunked_nll": {"loss_type": "chunked_nll"} | SHORT,
+}
+TRLS_OWN = ("entropy", "mean_token_accuracy", "num_tokens", "aux_loss")
+
+
+@pytest.fixture(scope="module")
+def plain(trl):
+    """Without so much as the plugin's `.pth`."""
+    trl.train_each({f"plain {name}": recipe for name, recipe in RECIPES.items()}, env={"OTR_PLUGIN_AUTOLOAD": "0"})
+
+
+@pytest.fixture(scope="module")
+def ours(trl):
+    recipes = {f"ours {name}": recipe | SFT for name, recipe in RECIPES.items()}
+    recipes |= {"bfloat16": SFT | SHORT | {"bf16": True}, "otr": {"plugins": ["otr"], "otr": {"samples": 16}}}
+    printed = trl.train_each(recipes)
+    assert printed.count("OTR is active") == len(recipes)
+    return printed
+
+
+def same_metrics(ours, plain):
+    """TRL's own, of training and of evaluation."""
+    for entry, own in zip(ours, plain, strict=True):
+        assert entry.keys() >= own.keys()
+        for metric in [key for key in own if key.removeprefix("eval_") in (*TRLS_OWN, "loss")]:
+            assert entry[metric] == pytest.approx(own[metric], rel=5e-6), metric
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_sft_is_the_hosts_own_training(trl, plain, ours, name):
+    own, log = trl.log_of(f"plain {name}"), trl.log_of(f"ours {name}")
+    assert len(losses(own)) >= 3
+    same_training(log, own, norms=5e-5)
+    same_metrics(log, own)
+
+
+def test_otr_is_what_the_specification_says(trl):
+    (trl.folder / "same.jsonl").write_text((json.dumps({"prompt": PROMPT, "completion": ANSWER}) + "\n") * EXAMPLES)
+    log, printed = trl.train("same", data="same", **RECIPE)
+    assert "OTR is active: objective otr (16 samples, temperature 1.3, beta -0.1, baseline none)" in printed
+    same_as_the_specification(log, trl.folder / "model")
+
+
+def test_every_step_tells_what_otr_does(trl):
+    otr = {
+        "plugins": ["otr"],
+        "otr": {"samples": 32},
+        "test_split_size": 0.2,
+        "eval_strategy": "steps",
+        "eval_steps": 3,
+    }
+    log, printed = trl.train("told", "--otr.samples", "8", **otr)
+    assert "OTR is active: objective otr (8 samples" in printed, "the command line is over the recipe"
+    steps = [entry for entry in log if "loss" in entry]
+    assert len(steps) == 6
+    for entry in steps:
+        assert entry.keys() >= METRICS
+        assert entry["loss"] == pytest.approx(entry["otr/nll"], rel=1e-4), "the loss that is logged is the NLL"
+        assert entry["entropy"] == pytest.approx(entry["otr/entropy"], rel=1e-4)
+        assert entry["mean_token_accuracy"] == pytest.approx(entry["otr/accuracy"], abs=1e-5)
+    assert [entry["eval_loss"] for entry in log if "eval_loss" in entry]
+
+
+def test_bfloat16_is_float32_within_its_own_rounding(trl, ours):
+    (loss, norm), (want_loss, want_norm) = (losses(trl.log_of(name))[0] for name in ("bfloat16", "ours full"))
+    assert loss == pytest.approx(want_loss, rel=2**-8)
+    assert norm == pytest.approx(want_norm, rel=2**-8)
+
+
+ATTACHED = """
+import sys
+from datasets import load_dataset
+from transformers import AutoModelForCausalLM
+from trl import SFTTrainer
+from trl.scripts.sft import make_parser
+from otr_plugin import OTRConfig, attach
+
+_, arguments, paths, _ = make_parser().parse_args_and_config(["--config", sys.argv[1]], fail_with_unknown_args=False)
+model = AutoModelForCausalLM.from_pretrained(paths.model_name_or_path)
+attach(model, OTRConfig(samples=16), seed=arguments.seed)
+data = load_dataset("json", data_files=sys.argv[2], split="train")
+trainer = SFTTrainer(model, arguments, train_dataset=data)
+trainer.train()
+trainer.save_state()
+"""
+
+
+@pytest.mark.parametrize("autoload", ["1", "0"])
+def test_an_attached_model_trains_as_its_recipe_does(trl, ours, autoload):
+    """Also without the `.pth`: SFTTrainer's own head would otherwise compute plain cross entropy, unseen."""
+    recipe = trl.recipe("attached")
+    data = str(trl.folder / "pairs.jsonl")
+    done = trl.call(sys.executable, "-c", ATTACHED, str(recipe), data, env={"OTR_PLUGIN_AUTOLOAD": autoload})
+    assert "OTR is active: objective otr (16 samples" in done.stdout
+    log = json.loads((trl.folder / "attached" / "trainer_state.json").read_text())["log_history"]
+    want = trl.log_of("otr")
+    same_training(log, want, norms=1e-6)
+    assert [entry["otr/objective"] for entry in log if "loss" in entry] == [entry["otr/objective"] for entry in want]
+
+
+def test_two_ranks(trl):
+    two = (
+        str(BIN / "torchrun"),
+        "--nproc_per_node=2",
+        str(ROOT / "tests" / "distributed" / "trl_ranks.py"),
+        "--config",
+    )
+    env = {"ACCELERATE_USE_CPU": "true"}
+    logs = []
+    for name, recipe in {"plain": {}, "ours": SFT}.items():
+        path = str(trl.recipe(name, save_strategy="steps", save_steps=1000, **recipe))
+        printed = trl.call(*two, path, env=env).stdout
+        logs.append(trl.log_of(name))
+    plain, ours = logs
+    assert printed.count("OTR is active: objective sft") == 1, "said once, by the first rank"
+    same_training(ours, plain, norms=5e-5)
+    same_metrics(ours, plain)
+
+
+LIGER_ON_CPU = """
+import triton.language as tl
+from liger_kernel.ops import rms_norm
+rms_norm.rsqrt = lambda x: 1 / tl.sqrt(x)  # Triton's interpreter has no libdevice
+"""
+
+
+def test_ligers_kernels_stay_and_its_loss_goes(trl):
+    """Run for real, in Triton's interpreter. Its fused loss would replace the model's forward, and OTR with it."""
+    pytest.importorskip("liger_kernel", reason="Liger's kernels are not installed beside this TRL")
+    recipe = SFT | {"max_steps": 2, "max_length": 16}
+    plain = trl.train_each({"no liger": recipe})
+    liger = recipe | {"use_liger_kernel": True}
+    printed = trl.train_each({"liger": liger}, env={"TRITON_INTERPRET": "1"}, before=LIGER_ON_CPU)
+    assert "OTR is active" in plain
+    assert "OTR is active" in printed
+    same_training(trl.log_of("liger"), trl.log_of("no liger"), norms=1e-4)

@@ -1,8 +1,0 @@
-import pytest
-
-from benchmarks.llamafactory_host import LlamaFactory
-
-
-@pytest.fixture(scope="session")
-def factory(tmp_path_factory):
-    return LlamaFactory(tmp_path_factory.mktemp("llamafactory"))

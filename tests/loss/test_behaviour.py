@@ -1,0 +1,204 @@
+"""What a training loop relies on besides the numbers: repeatability, memory, and how it meets autograd."""
+
+import copy
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from otr_plugin import OTRConfig, otr_loss
+from otr_plugin.loss.memory_plan import CHUNK_BYTES, chunk_size
+
+from .problems import ours, problem
+
+CONFIG = OTRConfig(samples=32)
+
+
+def seeded(seed):
+    return torch.Generator().manual_seed(seed)
+
+
+def test_a_seed_gives_the_same_bits():
+    p = problem(64, 16, 3000, seed=1).to(torch.float32)
+
+    def run(seed):
+        out = otr_loss(p.hidden, p.weight, p.labels, CONFIG, generator=seeded(seed))
+        return [out.loss, *torch.autograd.grad(out.loss, (p.hidden, p.weight))]
+
+    first, again, other = run(1), run(1), run(2)
+    assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
+    assert not torch.equal(first[0], other[0])
+
+
+def test_a_generator_is_uniforms_drawn_from_it():
+    p = problem(20, 8, 50, seed=2)
+    by_generator = otr_loss(p.hidden, p.weight, p.labels, CONFIG, generator=seeded(3)).loss
+    uniforms = torch.rand(20, 32, generator=seeded(3))
+    assert torch.equal(by_generator, otr_loss(p.hidden, p.weight, p.labels, CONFIG, uniforms=uniforms).loss)
+
+
+@pytest.mark.parametrize("settings", [{"estimator": "exact"}, {"objective": "dft"}, {"objective": "sft"}], ids=str)
+def test_what_draws_nothing_uses_no_randomness(settings):
+    p = problem(20, 8, 50, seed=2)
+    generator = seeded(3)
+    before = generator.get_state(), torch.get_rng_state()
+    otr_loss(p.hidden, p.weight, p.labels, OTRConfig(**settings), generator=generator)
+    assert torch.equal(before[0], generator.get_state())
+    assert torch.equal(before[1], torch.get_rng_state())
+
+
+def test_a_generator_leaves_the_global_one_alone():
+    p = problem(20, 8, 50, seed=2)
+    before = torch.get_rng_state()
+    otr_loss(p.hidden, p.weight, p.labels, CONFIG, generator=seeded(3))
+    assert torch.equal(before, torch.get_rng_state())
+
+
+class Largest(TorchDispatchMode):
+    """The most elements that any tensor made inside has."""
+
+    def __init__(self):
+        super().__init__()
+        self.elements = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **kwargs or {})
+        for t in out if isinstance(out, tuple | list) else [out]:
+            if isinstance(t, torch.Tensor):
+                self.elements = max(self.elements, t.untyped_storage().nbytes() // t.itemsize)
+        return out
+
+
+@pytest.mark.parametrize("settings", [{}, {"estimator": "exact", "top_p": 0.9}, {"objective": "sft"}], ids=str)
+def test_never_more_than_a_chunk_of_logits(settings):
+    n, v, chunk = 300, 5000, 16
+    p = problem(n, 8, v, seed=4, masked=0.1)
+    p.hidden.requires_grad_()
+    with Largest() as largest:
+        ours(p, OTRConfig(**{"samples": 32, "chunk_tokens": chunk} | settings))
+    scratch = 4 * chunk * (v + 64)  # the rows kernel's, for a block that is here the whole chunk
+    assert chunk * v <= largest.elements <= scratch
+    assert largest.elements < n * v / 4
+
+
+def test_auto_chunks_are_few_even_and_within_the_budget():
+    for count, row in ((1, 8), (512, 151936 * 4), (1024, 151936 * 4), (4096, 151936 * 4), (8192, 32000 * 2)):
+        size = chunk_size(count, row, "auto", CHUNK_BYTES)
+        chunks = -(-count // size)
+        assert size * row <= CHUNK_BYTES
+        assert chunks == max(1, -(-count // (CHUNK_BYTES // row)))
+        assert size - count // chunks <= 1
+    assert chunk_size(100, 10 * CHUNK_BYTES, "auto", CHUNK_BYTES) == 1
+    assert chunk_size(100, 10 * CHUNK_BYTES, 7, CHUNK_BYTES) == 7
+
+
+def test_positions_that_are_not_trained_enter_no_gemm():
+    p = problem(200, 8, 50, masked=0.9, seed=5)
+    flops = []
+
+    class Gemms(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            if "mm" in str(func):
+                flops.append(args[0].shape)
+            return func(*args, **kwargs or {})
+
+    p.hidden.requires_grad_()
+    with Gemms():
+        ours(p, CONFIG)
+    trained = int((p.labels != -100).sum())
+    assert flops == [(trained, 8), (trained, 50)]
+
+
+def test_evaluation_computes_no_gradient():
+    p = problem(30, 8, 50, seed=6).to(torch.float32)
+    gemms = []
+
+    class Gemms(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            gemms.extend([func] if "mm" in str(func) else [])
+            return func(*args, **kwargs or {})
+
+    want = ours(p, CONFIG).loss
+    with torch.no_grad(), Gemms():
+        out = otr_loss(p.hidden, p.weight, p.labels, CONFIG, uniforms=p.uniforms)
+    assert len(gemms) == 1
+    assert torch.equal(out.loss, want)
+    assert not out.loss.requires_grad
+    with torch.inference_mode():
+        out = otr_loss(p.hidden, p.weight, p.labels, CONFIG, uniforms=p.uniforms)
+    assert torch.equal(out.loss, want)
+
+
+def test_backward_scales_and_may_run_twice():
+    p = problem(12, 8, 40, seed=7).to(torch.float32)
+    loss = otr_loss(p.hidden, p.weight, p.labels, CONFIG, uniforms=p.uniforms).loss
+    once = torch.autograd.grad(loss, (p.hidden, p.weight), retain_graph=True)
+    kept = [g.clone() for g in once]
+    thrice = torch.autograd.grad(loss * 3, (p.hidden, p.weight), retain_graph=True)
+    for first, copy_of_first, other in zip(once, kept, thrice, strict=True):
+        assert torch.equal(first, copy_of_first)
+        torch.testing.assert_close(other, 3 * first)
+    torch.autograd.grad(loss, p.hidden)
+    with pytest.raises(RuntimeError, match="second time"):
+        torch.autograd.grad(loss, p.hidden)
+
+
+def test_there_is_no_second_derivative():
+    p = problem(5, 4, 9, seed=8).to(torch.float32)
+    loss = otr_loss(p.hidden, p.weight, p.labels, CONFIG, uniforms=p.uniforms).loss
+    (gradient,) = torch.autograd.grad(loss**2, p.hidden, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        gradient.sum().backward()
+
+
+def test_metrics_are_detached_and_inputs_untouched():
+    p = problem(12, 8, 40, bias=True, seed=9).to(torch.float32)
+    before = copy.deepcopy(p)
+    out = otr_loss(p.hidden, p.weight, p.labels, CONFIG, bias=p.bias, uniforms=p.uniforms)
+    out.loss.backward()
+    assert not any(value.requires_grad for value in out.metrics.values())
+    for name in ("hidden", "weight", "bias", "labels", "uniforms"):
+        assert torch.equal(getattr(p, name), getattr(before, name))
+
+
+# Dynamo asks a tensor that it resumes with for its .grad.
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")
+def test_inside_a_compiled_model():
+    p = problem(12, 8, 40, seed=10).to(torch.float32)
+    want = ours(p, CONFIG)
+
+    def step(hidden, weight):
+        return otr_loss(hidden * 1.0, weight, p.labels, CONFIG, uniforms=p.uniforms).loss * 1.0
+
+    loss = torch.compile(step, backend="eager")(p.hidden, p.weight)
+    torch.testing.assert_close(loss.detach(), want.loss, rtol=0, atol=0)
+    (gradient,) = torch.autograd.grad(loss, p.hidden)
+    torch.testing.assert_close(gradient, want.gradients["hidden"], rtol=0, atol=0)
+
+
+def test_a_label_out_of_range_on_a_device_that_cannot_be_asked(monkeypatch):
+    """There, values are not looked at. The loss must be NaN, and no memory out of bounds be read."""
+    from otr_plugin.loss import checks
+
+    monkeypatch.setattr(checks, "_check_label_values", lambda labels, vocabulary: None)
+    for label in (40, 41, 10**12, -1, -101):
+        for settings in ({"samples": 32}, {"estimator": "exact"}, {"objective": "dft"}, {"objective": "sft"}):
+            p = problem(6, 8, 40, masked=0, seed=11).to(torch.float32)
+            p.labels[2] = label
+            answer = ours(p, OTRConfig(**settings))
+            assert answer.loss.isnan()
+            assert answer.gradients["hidden"].isnan().any(1).tolist() == [False] * 2 + [True] + [False] * 3
+
+
+def test_nan_in_gives_nan_out():
+    p = problem(6, 8, 40, masked=0, seed=12).to(torch.float32)
+    p.hidden.data[1, 3] = torch.nan
+    for settings in (
+        {"samples": 32},
+        {"estimator": "exact"},
+        {"top_k": 3, "samples": 32},
+        {"objective": "sft"},
+    ):
+        answer = ours(p, OTRConfig(**settings))
+        assert answer.loss.isnan()
+        assert not answer.gradients["hidden"][2:].isnan().any()

@@ -1,0 +1,193 @@
+"""Draws: the same tokens as the specification's, with the right frequencies, down to the rarest token."""
+
+import pytest
+import torch
+
+from otr_plugin import OTRConfig, otr_loss
+from otr_plugin.loss.reference import count_draws, rollout_distribution
+from otr_plugin.loss.sampling import TILE, draw, draw_threshold, largest_reaching
+
+from .problems import problem
+
+
+def draw_counts(q, label, uniforms):
+    """n [R, V] by `draw`, which wants whole tiles, and the label's mass apart."""
+    label = label.unsqueeze(1)
+    padded = torch.nn.functional.pad(q, (0, -q.shape[1] % TILE))
+    tokens, is_label = draw(padded.scatter(1, label, 0), label, q.gather(1, label), uniforms)
+    assert torch.equal(tokens == label, is_label)
+    return torch.zeros_like(q, dtype=torch.float64).scatter_add(1, tokens, torch.ones(tokens.shape).double())
+
+
+@pytest.mark.parametrize("v", [1, 2, 63, 64, 65, 129, 5000])
+@pytest.mark.parametrize("sharpness", [0.0, 1.0, 6.0, 40.0])
+@pytest.mark.parametrize("samples", [1, 200])  # tiles of many tokens, tiles of one
+def test_the_same_counts_as_the_specification(v, sharpness, samples):
+    g = torch.Generator().manual_seed(v)
+    q = (torch.randn(40, v, generator=g, dtype=torch.float64) * sharpness).softmax(-1)
+    label = torch.randint(0, v, (40,), generator=g)
+    uniforms = torch.rand(40, samples, generator=g, dtype=torch.float64)
+    assert torch.equal(draw_counts(q, label, uniforms), count_draws(q, label, uniforms))
+
+
+def test_a_tile_starts_where_float64_says():
+    """Many tiles and many draws: with starts rounded to float32, some of these draws would fall beside their token."""
+    g = torch.Generator().manual_seed(11)
+    q = torch.rand(300, 40_001, generator=g, dtype=torch.float64)
+    q /= q.sum(-1, keepdim=True)
+    label, uniforms = torch.randint(0, 40_001, (300,), generator=g), torch.rand(300, 400, generator=g).double()
+    assert torch.equal(draw_counts(q, label, uniforms), count_draws(q, label, uniforms))
+
+
+@pytest.mark.parametrize("samples", [100, 1000])
+def test_in_float32_only_draws_at_an_edge_differ(samples):
+    g = torch.Generator().manual_seed(1)
+    q = (torch.randn(30, 40_001, generator=g, dtype=torch.float64) * 2).softmax(-1)
+    label = q.argmax(-1)
+    uniforms = torch.rand(30, samples, generator=g)
+    differ = (draw_counts(q.float(), label, uniforms) - count_draws(q, label, uniforms)).abs().sum() / 2
+    # A bin's edge is off by about 1e-7 of the total, and there are 40,000 of them.
+    assert differ / uniforms.numel() < 0.01
+
+
+@pytest.mark.parametrize("scale", [1e-6, 1.0, 1e6])
+@pytest.mark.parametrize("samples", [2, 64])
+def test_mass_need_not_sum_to_one(scale, samples):
+    g = torch.Generator().manual_seed(2)
+    q = torch.rand(20, 300, generator=g, dtype=torch.float64)
+    label, uniforms = torch.randint(0, 300, (20,), generator=g), torch.rand(20, samples, generator=g)
+    want = count_draws(q / q.sum(-1, keepdim=True), label, uniforms)
+    assert torch.equal(draw_counts(q * scale, label, uniforms), want)
+
+
+@pytest.mark.parametrize("samples", [2, 9])
+@pytest.mark.parametrize("u", [0.0, 0.5, 1 - 2**-24, 1 - 2**-53])
+def test_a_token_without_mass_is_never_drawn(u, samples):
+    for alive in ([3], [3, 70], [0], [299], [63, 64]):
+        for label in (3, 5, 299):
+            q = torch.zeros(1, 300, dtype=torch.float64)
+            q[0, alive] = 1 / len(alive)
+            for dtype in (torch.float32, torch.float64):
+                counts = draw_counts(
+                    q.to(dtype), torch.tensor([label]), torch.full((1, samples), u, dtype=torch.float64)
+                )
+                assert counts.sum() == samples
+                assert set(counts[0].nonzero().flatten().tolist()) <= set(alive)
+            expected = count_draws(q, torch.tensor([label]), torch.full((1, samples), u, dtype=torch.float64))
+            assert set(expected[0].nonzero().flatten().tolist()) <= set(alive)
+
+
+def chi_squared_p(counts, expected):
+    """The probability of counts this far from expected, or further. Cells with little in them are joined."""
+    order = expected.argsort()
+    few = order[: int((expected[order].cumsum(0) < 20).sum()) + 1]
+    many = order[len(few) :]
+    counts = torch.cat([counts[many], counts[few].sum(0, keepdim=True)])
+    expected = torch.cat([expected[many], expected[few].sum(0, keepdim=True)])
+    statistic = ((counts - expected) ** 2 / expected).sum()
+    return torch.special.gammaincc(torch.tensor((len(counts) - 1) / 2).double(), statistic / 2).item()
+
+
+@pytest.mark.parametrize(
+    "config", [{}, {"temperature": 0.7}, {"top_k": 40}, {"top_p": 0.6, "temperature": 2.0}], ids=str
+)
+def test_chi_squared_of_what_the_loss_draws(config):
+    """Through otr_loss: with weight = identity the gradient of hidden is dJ/dz, which tells every count."""
+    v, rows, samples = 300, 500, 256
+    config = OTRConfig(samples=samples, beta=-0.1, **config)
+    z = torch.randn(v, generator=torch.Generator().manual_seed(3), dtype=torch.float64) * 2
+    label = int(z.topk(3).indices[2])
+    hidden = z.float().repeat(rows, 1).requires_grad_()
+    labels = torch.full((rows,), label)
+    generator = torch.Generator().manual_seed(4)
+    out = otr_loss(hidden, torch.eye(v), labels, config, num_items=1, generator=generator)
+    (gradient,) = torch.autograd.grad(out.loss, hidden)
+    p, hit = z.softmax(-1), out.metrics["hit_rate"].double() / rows
+    reward = torch.full((v,), config.beta, dtype=torch.float64)
+    reward[label] = 1
+    mean_reward = config.beta + (1 - config.beta) * hit
+    counts = (mean_reward * p - gradient.double().mean(0)) / reward * samples * rows
+    assert (counts - counts.round()).abs().max() < 0.2, "not counts"
+    counts = counts.round()
+    assert counts.sum() == samples * rows
+    q = rollout_distribution(z.unsqueeze(0), config)[0]
+    assert not counts[q == 0].any()
+    assert 1e-4 < chi_squared_p(counts, q * samples * rows) < 1 - 1e-4
+
+
+def test_the_tail_of_a_large_vocabulary_is_drawn_as_often_as_it_should():
+    """150,000 tokens that share half the mass: each has less than one running sum in float32 could show."""
+    v, rows, samples = 150_000, 100, 2000
+    q = torch.full((v,), 0.5 / (v - 2), dtype=torch.float64)
+    q[0], q[v // 2] = 0.3, 0.2
+    uniforms = torch.rand(rows, samples, generator=torch.Generator().manual_seed(5))
+    counts = draw_counts(q.float().repeat(rows, 1), torch.zeros(rows).long(), uniforms).sum(0)
+    blocks = counts.reshape(-1, 50).sum(1)  # 3,000 of them: a hole or a pile-up anywhere would show
+    expected = q.reshape(-1, 50).sum(1) * rows * samples
+    assert 1e-4 < chi_squared_p(blocks, expected) < 1 - 1e-4
+    seen = (counts > 0).double().mean().item()
+    poisson = 1 - torch.exp(-q[1] * rows * samples).item()
+    assert seen == pytest.approx(poisson, rel=0.02), "some tokens have no width"
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_thresholds_are_exact(dtype):
+    g = torch.Generator().manual_seed(6)
+    x = torch.randn(50, 333, generator=g, dtype=dtype) * 10.0 ** torch.randint(-20, 5, (50, 1), generator=g)
+    x[3] = 0.0
+    x[4, ::2] = -torch.inf
+    x[5] = -x[5].abs()
+    x[6] = x[6].abs()
+    for k in (1, 2, 100, 333):
+        threshold = draw_threshold(x, OTRConfig(top_k=k))
+        assert torch.equal(threshold, x.topk(k).values[:, -1:])
+    assert torch.equal(draw_threshold(x, OTRConfig(top_k=1000)), x.amin(-1, keepdim=True))
+
+
+def test_a_target_beyond_the_mass_excludes_nothing():
+    x = torch.randn(5, 64)
+    assert torch.equal(largest_reaching(x, torch.ones_like(x), 65), x.amin(-1, keepdim=True))
+
+
+def test_top_p_agrees_with_a_sort():
+    x = torch.randn(200, 500, generator=torch.Generator().manual_seed(7), dtype=torch.float64) * 3
+    for top_p in (0.01, 0.5, 0.9, 0.9999):
+        for temperature in (0.5, 1.3):
+            config = OTRConfig(top_p=top_p, temperature=temperature)
+            kept = x >= draw_threshold(x, config)
+            assert torch.equal(kept, rollout_distribution(x, config) > 0)
+
+
+def test_top_p_that_is_met_exactly():
+    """Whatever the rounding of 0.5 + 0.3, two tokens reach 0.8, and three of four equal ones 0.75: ties are kept."""
+    for dtype in (torch.float32, torch.float64):
+        x = torch.tensor([[0.5, 0.2, 0.3], [0.7, 0.2, 0.1], [0.1, 0.8, 0.1]], dtype=dtype).log()
+        config = OTRConfig(top_p=0.8, temperature=1)
+        kept = [[True, False, True], [True, True, False], [False, True, False]]
+        assert (x >= draw_threshold(x, config)).tolist() == kept
+        assert (rollout_distribution(x, config) > 0).tolist() == kept
+        flat = torch.zeros(1, 4, dtype=dtype)
+        assert (flat >= draw_threshold(flat, OTRConfig(top_p=0.75))).all()
+
+
+def test_a_label_that_is_rare_is_rarely_drawn():
+    """q_y = 0.001 is missed by 256 draws with probability 0.999^256 = 77%: the metric says so."""
+    rows = 20_000
+    hidden = torch.tensor([[0.001, 0.999]]).log().repeat(rows, 1)
+    labels = torch.zeros(rows).long()
+    config = OTRConfig(temperature=1)
+    sampled = otr_loss(hidden, torch.eye(2), labels, config, generator=torch.Generator().manual_seed(8))
+    exact = otr_loss(hidden, torch.eye(2), labels, OTRConfig(temperature=1, estimator="exact"))
+    assert sampled.metrics["unsampled"].item() / rows == pytest.approx(0.999**256, abs=0.012)
+    assert exact.metrics["unsampled"].item() / rows == pytest.approx(0.999**256, rel=1e-3)
+    assert sampled.metrics["hit_rate"].item() / rows == pytest.approx(0.001, rel=0.1)
+
+
+def test_counts_do_not_depend_on_the_chunk():
+    p = problem(60, 16, 7000, seed=9, masked=0.2)
+    metrics = [
+        otr_loss(p.hidden, p.weight, p.labels, OTRConfig(samples=32, chunk_tokens=c), uniforms=p.uniforms)
+        for c in (1, 13, 60)
+    ]
+    hits = [out.metrics["hit_rate"] * 32 for out in metrics]
+    assert hits[0].round() == hits[1].round() == hits[2].round() > 0

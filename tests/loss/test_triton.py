@@ -1,0 +1,282 @@
+"""The Triton kernel is the PyTorch kernel's function, to rounding. Without a GPU, in Triton's interpreter."""
+
+import importlib
+import json
+import os
+import random
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from benchmarks.paths import ROOT
+from otr_plugin import OTRConfig, otr_loss
+from otr_plugin.loss import dispatch, torch_kernel
+from otr_plugin.metrics import NAMES
+
+from . import problems
+from .problems import problem
+from .test_parity import CONFIGS, check
+
+pytest.importorskip("triton")
+MODULES = {"torch": "torch_kernel", "triton": "triton.launch"}
+HIT_RATE = NAMES.index("hit_rate")
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+
+
+@pytest.fixture(autouse=True)
+def on_the_gpu_if_there_is_one(monkeypatch):
+    monkeypatch.setattr(problems, "DEVICE", DEVICE)
+
+
+def by(kernel, logits, labels, uniforms, config, v, logit_scale=1.0, softcap=None, with_grad=True):
+    """(stats, gradient) of one kernel, from a copy."""
+    logits = torch.nn.functional.pad(logits, (0, torch_kernel.padded(v) - v)).to(DEVICE)
+    stats = torch.full((len(logits), len(NAMES)), -7.0, dtype=torch_kernel.precise(logits.dtype), device=DEVICE)
+    uniforms = None if uniforms is None else uniforms.to(DEVICE)
+    rows = importlib.import_module(
+        {"torch": "otr_plugin.loss.torch_kernel", "triton": "otr_plugin.loss.triton.launch"}[kernel]
+    ).rows
+    rows(
+        logits,
+        labels.to(DEVICE),
+        uniforms,
+        stats,
+        config,
+        vocabulary=v,
+        logit_scale=logit_scale,
+        softcap=softcap,
+        with_grad=with_grad,
+    )
+    return stats.double().cpu(), logits[:, :v].double().cpu()
+
+
+def compare(logits, labels, uniforms, config, v, **options):
+    """Against the PyTorch kernel in float64, from the same (rounded) logits."""
+    want_stats, want = by("torch", logits.double(), labels, uniforms, config, v, **options)
+    stats, gradient = by("triton", logits, labels, uniforms, config, v, **options)
+    assert torch.equal(stats.isnan(), want_stats.isnan())
+    # In float32, terms of this size are added up, and may cancel. The result is rounded to the logits' dtype.
+    unit = abs(options.get("logit_scale", 1.0)) * (1 + abs(config.beta) + config.nll_weight)
+    step = torch.finfo(logits.dtype).eps if logits.dtype != torch.float32 else 2e-6
+    off = (gradient - want).abs()
+    wrong = off > step * want.abs().amax(1, keepdim=True) + 1e-6 * unit
+    if config.draws:  # a few draws, at the edge of a bin, fall on its other side
+        assert (off <= 2.5 * unit / config.samples).all()
+        hits, want_hits = ((s[:, HIT_RATE] * config.samples).round() for s in (stats, want_stats))
+        assert (hits != want_hits).sum() <= 1
+        assert wrong[hits == want_hits].sum() <= 0.01 * len(labels) * config.samples
+    else:
+        assert not wrong.any()
+    good = ~wrong.any(1)
+    for name, got, expected in zip(NAMES, stats[good].T, want_stats[good].T, strict=True):
+        torch.testing.assert_close(got, expected, rtol=3e-6, atol=3e-6, equal_nan=True, msg=name)
+
+
+def any_case(seed):
+    """A problem from anywhere in what is allowed."""
+    draw = random.Random(seed)
+    g = torch.Generator().manual_seed(seed)
+    v = draw.choice([1, 2, 3, 127, 128, 129, 1000, 4095, 4097, draw.randint(5, 9000)])
+    samples = draw.choice([1, 2, 31, 32, 33, 100, draw.randint(1, 300)])
+    settings = {
+        "samples": samples,
+        "temperature": 10 ** draw.uniform(-1, 1),
+        "beta": draw.uniform(-2, 0.9),
+        "estimator": draw.choice(["sampled", "sampled", "exact"]),
+        "objective": draw.choice(["otr"] * 6 + ["dft", "sft"]),
+        "baseline": draw.choice(["none", "none", "mean"]),
+        "nll_weight": draw.choice([0.0, 0.0, 0.4]),
+    }
+    logits = torch.randn(3, v, generator=g) * draw.choice([0.0, 0.1, 1.0, 5.0, 50.0])
+    if draw.random() < 0.2:
+        logits = logits.round()  # ties
+    labels = torch.randint(0, v, (3,), generator=g)
+    if draw.random() < 0.3:
+        labels = logits.argmax(-1)
+    if v > 2 and draw.random() < 0.2:
+        out = torch.rand(3, v, generator=g) < 0.5
+        logits = logits.masked_fill(out.scatter(1, labels.unsqueeze(1), False), -torch.inf)
+    logits = logits.to(draw.choice([torch.float32, torch.float32, torch.float16]))
+    options = draw.choice([{}, {}, {"logit_scale": -0.5}, {"softcap": 3.0}, {"logit_scale": 2.0, "softcap": 30.0}])
+    if options:  # -inf times a negative scale, or under a softcap, is a token like others
+        logits = logits.nan_to_num(neginf=-1e4)
+    return logits, labels, torch.rand(3, samples, generator=g), OTRConfig(**settings), v, options
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_the_same_function_as_the_pytorch_kernel(seed):
+    logits, labels, uniforms, config, v, options = any_case(seed)
+    compare(logits, labels, uniforms if config.draws else None, config, v, **options)
+
+
+@pytest.mark.parametrize("settings", [{"samples": 40}, {"estimator": "exact"}], ids=str)
+def test_a_softcap_far_above_the_logits(settings):
+    """tanh of small numbers to rounding: what is lost there comes back times the cap."""
+    g = torch.Generator().manual_seed(6)
+    config = OTRConfig(**settings)
+    uniforms = torch.rand(3, 40, generator=g) if config.draws else None
+    compare(torch.randn(3, 300, generator=g), torch.arange(3), uniforms, config, 300, softcap=1e4)
+
+
+@pytest.mark.parametrize("samples", [1, 1000, 1024])
+def test_many_draws_from_a_long_row(samples):
+    logits = torch.randn(2, 40_001, generator=torch.Generator().manual_seed(samples)) * 3
+    uniforms = torch.rand(2, samples, generator=torch.Generator().manual_seed(1))
+    compare(logits, torch.tensor([40_000, 7]), uniforms, OTRConfig(samples=samples), 40_001)
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1), (3, 4, 2), (5, 8, 129), (9, 8, 700)], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
+@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
+def test_otr_loss_by_triton(shape, dtype, config):
+    config = OTRConfig(**{"samples": 32} | config | {"kernel": "triton"})
+    p = problem(*shape, samples=config.samples, bias=True, seed=sum(shape), dtype=dtype)
+    check(p, config, dtype)
+
+
+@pytest.mark.parametrize("size", [1.0, 1e4])
+@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
+def test_logits_of_any_size(size, config):
+    config = OTRConfig(**{"samples": 32} | config | {"kernel": "triton"})
+    p = problem(6, 8, 130, samples=config.samples, sharpness=size, seed=22)
+    check(p, config, torch.float32)
+
+
+def test_twice_the_same_bits():
+    logits, labels, uniforms, config, v, options = any_case(2)
+    config = config.model_copy(update={"objective": "otr", "estimator": "sampled"})
+    first, second = (by("triton", logits, labels, uniforms, config, v, **options) for _ in range(2))
+    for a, b in zip(first, second, strict=True):
+        assert torch.equal(a.nan_to_num(), b.nan_to_num())
+
+
+@pytest.mark.parametrize("settings", [{"samples": 16}, {"estimator": "exact"}, {"objective": "sft"}], ids=str)
+def test_without_a_gradient_logits_stay(settings):
+    logits, labels = torch.randn(2, 300), torch.tensor([4, 299])
+    uniforms = torch.rand(2, 16)
+    config = OTRConfig(**settings)
+    stats, after = by("triton", logits, labels, uniforms if config.draws else None, config, 300, with_grad=False)
+    assert torch.equal(after.float(), logits)
+    want, _ = by("torch", logits, labels, uniforms if config.draws else None, config, 300, with_grad=False)
+    torch.testing.assert_close(stats, want, rtol=1e-5, atol=1e-6, equal_nan=True)
+
+
+@pytest.mark.parametrize("u", [0.0, 0.5, 1 - 2**-24, 1 - 2**-53])
+@pytest.mark.parametrize("alive", [[3], [3, 70], [299], [127, 128], [290, 4500], range(200, 2300, 7)], ids=str)
+def test_a_token_without_mass_is_never_drawn(alive, u):
+    """Where p is 0, only a draw could leave a gradient."""
+    v = 5000
+    logits = torch.full((4, v), -torch.inf)
+    logits[:, alive] = torch.linspace(0, 1, len(alive))
+    labels = torch.tensor([3, 5, 299, v - 1])
+    stats, gradient = by("triton", logits, labels, torch.full((4, 9), u, dtype=torch.float64), OTRConfig(samples=9), v)
+    dead = logits.isinf()
+    assert not gradient[dead].any()
+    assert stats[:, NAMES.index("objective")].isfinite().all(), "an infinite NLL of what is never drawn"
+    drawn_or_alive = gradient.abs().sum(1) + stats[:, HIT_RATE]
+    assert len(alive) == 1 or (drawn_or_alive > 0).all()
+
+
+@pytest.mark.parametrize("label", [-5, 300, 2**40])
+def test_a_label_out_of_range_is_nan_in_its_row(label):
+    logits, labels = torch.randn(2, 300), torch.tensor([label, 3])
+    stats, gradient = by("triton", logits, labels, torch.rand(2, 256), OTRConfig(), 300)
+    assert stats[0].isnan().all()
+    assert gradient[0].isnan().all()
+    assert not stats[1].isnan().any()
+    assert not gradient[1].isnan().any()
+
+
+def test_programs_take_rows_in_turn(monkeypatch):
+    """As many rows as programs, fewer, and more: one row's scratch must not reach the next."""
+    triton = importlib.import_module("otr_plugin.loss.triton.launch")
+    g = torch.Generator().manual_seed(3)
+    logits, labels, uniforms = torch.randn(7, 500, generator=g), torch.arange(7), torch.rand(7, 20, generator=g)
+    results = []
+    for programs in (1, 3, 7, 20):
+        monkeypatch.setattr(triton, "PROGRAMS_PER_PROCESSOR", 1)
+        monkeypatch.setattr(triton, "_processors", lambda device, programs=programs: programs)
+        results.append(by("triton", logits, labels, uniforms, OTRConfig(samples=20), 500))
+    for stats, gradient in results[1:]:
+        assert torch.equal(stats, results[0][0])
+        assert torch.equal(gradient, results[0][1])
+
+
+def test_rows_that_are_far_apart():
+    """The third row starts 2**31 elements after the first. Only what is touched takes memory."""
+    far, v = 2**30, 200
+    spread = torch.empty(2 * far + v, dtype=torch.float16, device=DEVICE).as_strided((3, v), (far, 1))
+    logits = torch.randn(3, v, generator=torch.Generator().manual_seed(4)).half()
+    spread.copy_(logits)
+    stats = torch.empty(3, len(NAMES), device=DEVICE)
+    labels, uniforms = torch.tensor([3, 199, 0], device=DEVICE), torch.rand(3, 50, device=DEVICE)
+    config = OTRConfig(samples=50)
+    options = {"vocabulary": v, "logit_scale": 1.0, "softcap": None, "with_grad": True}
+    rows = importlib.import_module("otr_plugin.loss.triton.launch").rows
+    rows(spread, labels, uniforms, stats, config, **options)
+    near, want = logits.to(DEVICE), torch.empty_like(stats)
+    rows(near, labels, uniforms, want, config, **options)
+    assert torch.equal(stats, want)
+    assert torch.equal(spread, near)
+
+
+@pytest.fixture
+def untried():
+    dispatch._why_not_on.cache_clear()
+    dispatch._say_once.cache_clear()
+    yield
+    dispatch._why_not_on.cache_clear()
+
+
+def test_where_it_cannot_run_auto_says_so_once_and_goes_on(untried, monkeypatch):
+    def no_compiler(*args, **options):
+        raise RuntimeError("Failed to find C compiler.")
+
+    monkeypatch.setattr(dispatch, "_triton_rows", lambda: no_compiler)
+    monkeypatch.setattr(dispatch, "GPUS", ("cpu", "cuda"))  # as if this one were
+    device = torch.device(DEVICE)
+    told = "PyTorch's kernel is used, which is slower, not Triton's: it was tried, and failed with RuntimeError: Failed"
+    with pytest.warns(RuntimeWarning, match=told):
+        assert dispatch.rows_kernel("auto", device, torch.float32) is torch_kernel.rows
+    assert dispatch.rows_kernel("auto", device, torch.float32) is torch_kernel.rows
+    p = problem(5, 4, 30, seed=1).on(DEVICE)
+    with pytest.raises(ValueError, match=r"kernel: expected auto or torch, got triton, but it was tried, and failed"):
+        otr_loss(p.hidden, p.weight, p.labels, OTRConfig(kernel="triton"))
+
+
+def test_a_wrong_result_is_noticed_where_it_is_tried(untried, monkeypatch):
+    def nothing(*args, **options):
+        pass
+
+    monkeypatch.setattr(dispatch, "_triton_rows", lambda: nothing)
+    why = dispatch.why_not_triton(torch.device(DEVICE), torch.float32)
+    assert "it was tried, and what it computed is off by" in why
+
+
+def test_float64_is_pytorchs(untried):
+    p = problem(5, 4, 30, seed=1, dtype=torch.float64).on(DEVICE)
+    otr_loss(p.hidden, p.weight, p.labels, OTRConfig(samples=32))
+    with pytest.raises(ValueError, match="its sums are float32, and hidden is float64"):
+        otr_loss(p.hidden, p.weight, p.labels, OTRConfig(kernel="triton"))
+
+
+def test_auto_takes_triton_on_a_gpu_only():
+    device = torch.device(DEVICE)
+    assert dispatch.rows_kernel("triton", device, torch.float32).__module__ == "otr_plugin.loss.triton.launch"
+    assert dispatch.rows_kernel("torch", device, torch.float32) is torch_kernel.rows
+    assert (dispatch.rows_kernel("auto", device, torch.float32) is torch_kernel.rows) == (DEVICE == "cpu")
+
+
+def test_it_compiles_for_gpus_without_spilling_or_atomics():
+    env = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    command = [sys.executable, "-m", "tests.loss.compile_triton"]
+    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    made = [json.loads(line) for line in done.stdout.splitlines()]
+    assert {one["target"] for one in made} == {"sm_80", "sm_89", "sm_90", "gfx942"}
+    for one in made:
+        assert one["binary"] > 10_000, one
+        assert one.get("spilled", 0) == 0, one
+        assert one.get("atomics", 0) == 0, one
