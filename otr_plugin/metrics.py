@@ -9,7 +9,7 @@ import torch
 PREFIX = "otr/"
 
 # What the rows kernels write for each position, in this order.
-NAMES = (
+ROW_METRICS = (
     "nll",  # -log p of the label
     "objective",  # what is minimised
     "label_prob",  # p of the label
@@ -20,8 +20,8 @@ NAMES = (
     "unsampled",  # 1 where no draw is the label
 )
 # The last three speak of draws. `exact` gives their expectation; dft and sft have none.
-OF_DRAWS = ("reward", "hit_rate", "unsampled")
-COUNT = "tokens"  # how many positions were summed over
+DRAW_METRICS = ("reward", "hit_rate", "unsampled")
+TOKEN_COUNT = "tokens"  # how many positions were summed over
 
 
 def reduce_over_ranks(sums: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -35,7 +35,7 @@ def reduce_over_ranks(sums: Mapping[str, torch.Tensor]) -> dict[str, torch.Tenso
 
 def average(sums: Mapping[str, torch.Tensor]) -> dict[str, float]:
     """`otr/...` averages over the trained positions. Reads from the device once."""
-    names = [name for name in sums if name != COUNT]
-    values = torch.stack([sums[name].double() for name in (COUNT, *names)]).tolist()
+    names = [name for name in sums if name != TOKEN_COUNT]
+    values = torch.stack([sums[name].double() for name in (TOKEN_COUNT, *names)]).tolist()
     count = max(values[0], 1.0)
     return {PREFIX + name: value / count for name, value in zip(names, values[1:], strict=True)}

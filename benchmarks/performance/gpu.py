@@ -24,10 +24,10 @@ from benchmarks.paths import RESULTS
 from benchmarks.performance.contenders import FLOOR, LIGER, SAMPLED, Case, Contender, Size, available, ours
 from benchmarks.performance.loss import grid
 from otr_plugin import OTRConfig
-from otr_plugin.loss.dispatch import rows_kernel
+from otr_plugin.loss.dispatch import choose_kernel
 from otr_plugin.loss.memory_plan import CHUNK_BYTES_GPU
 from otr_plugin.loss.torch_kernel import padded
-from otr_plugin.metrics import NAMES
+from otr_plugin.metrics import ROW_METRICS
 
 CELLS = [  # size, and the share of positions that is trained
     (Size(8192, 4096, 151936), 1.0),
@@ -159,7 +159,7 @@ def traffic(size: Size, device: str, rounds: int) -> dict[str, Any]:
     g = torch.Generator(device).manual_seed(0)
     fresh = torch.randn(count, padded(size.v), generator=g, device=device, dtype=torch.bfloat16) * 2
     labels = torch.randint(0, size.v, (count,), generator=g, device=device)
-    logits, stats = torch.empty_like(fresh), torch.empty(count, len(NAMES), device=device)
+    logits, stats = torch.empty_like(fresh), torch.empty(count, len(ROW_METRICS), device=device)
     moved = 2 * fresh.numel() * fresh.element_size()
     steps: dict[str, Callable[[], Any]] = {"copy": lambda: logits.copy_(fresh)}
     for name, config in KERNELS.items():
@@ -178,7 +178,7 @@ def traffic(size: Size, device: str, rounds: int) -> dict[str, Any]:
 def one_chunk(
     logits: torch.Tensor, labels: torch.Tensor, stats: torch.Tensor, config: OTRConfig, v: int
 ) -> Callable[[], None]:
-    rows = rows_kernel(config.kernel, logits.device, logits.dtype)
+    rows = choose_kernel(config.kernel, logits.device, logits.dtype)
     uniforms = torch.rand(len(labels), config.samples, device=logits.device) if config.draws else None
     options: dict[str, Any] = {"vocabulary": v, "logit_scale": 1.0, "softcap": None, "with_grad": True}
     return lambda: rows(logits, labels, uniforms, stats, config, **options)

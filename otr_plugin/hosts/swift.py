@@ -152,13 +152,13 @@ class Joins(TrainerCallback):
         if warning := untried("ms-swift", TRIED):
             log.warning(warning)
         handle = join(trainer, settings())
-        handle.answer = self.answer
+        handle.transform_output = self.transform_output
         if trainer.args.acc_strategy == "token":
             for metrics in trainer.custom_metrics.values():
                 metrics["token_acc"] = TokenAccuracy(nan_value=None, device=trainer.args.device)
         log.info(handle.describe())
 
-    def answer(self, call: Any, output: Any) -> Any:
+    def transform_output(self, call: Any, output: Any) -> Any:
         """Swift takes its accuracy from logits, of which there is a placeholder: OTR has counted already."""
         metric = self.trainer.custom_metrics["train" if self.trainer.model.training else "eval"].get("token_acc")
         if isinstance(metric, TokenAccuracy):

@@ -9,8 +9,8 @@ from typing import Any
 from transformers import Trainer, TrainerCallback
 
 from otr_plugin.config import OTRConfig
-from otr_plugin.model.attach import attach, attached
-from otr_plugin.model.handle import MARK, Handle
+from otr_plugin.model.attach import attach, attached_handle
+from otr_plugin.model.handle import HANDLE_ATTRIBUTE, Handle
 
 NAME = "otr"  # the attribute in which a trainer has its handle
 
@@ -26,7 +26,7 @@ def follow(trainer: Trainer, handle: Handle) -> None:
     """Draws keyed by this trainer's steps, metrics in its log, and an error where it goes past OTR."""
     setattr(trainer, NAME, handle)
     handle.rank = trainer.args.process_index
-    handle.eval_logits = trainer.compute_metrics is not None
+    handle.evaluation_needs_logits = trainer.compute_metrics is not None
     _refuse_what_takes_the_labels(trainer)
     trainer.add_callback(Steps(handle))
     own_log = trainer.log
@@ -42,18 +42,18 @@ def follow(trainer: Trainer, handle: Handle) -> None:
 def follow_attached(trainer_module: Any) -> None:
     """transformers.trainer: a Trainer that is given an attached model follows it."""
     own = trainer_module.Trainer.__init__
-    if hasattr(own, MARK):
+    if hasattr(own, HANDLE_ATTRIBUTE):
         return
 
     @functools.wraps(own)
     def init(self: Any, *args: Any, **kwargs: Any) -> None:
         own(self, *args, **kwargs)
-        handle = attached(self.model)
+        handle = attached_handle(self.model)
         if handle is not None and getattr(self, NAME, None) is not handle:
             follow(self, handle)
             self.accelerator.print(handle.describe())
 
-    setattr(init, MARK, True)
+    setattr(init, HANDLE_ATTRIBUTE, True)
     trainer_module.Trainer.__init__ = init
 
 

@@ -23,8 +23,8 @@ from otr_plugin.autoload import asks_for_otr, know_trainers, recipe_of
 from otr_plugin.config import OTRConfig
 from otr_plugin.hosts.common import refuse, said_elsewhere, settings_of, untried
 from otr_plugin.hosts.trainer import join
-from otr_plugin.metrics import COUNT
-from otr_plugin.model.attach import attached
+from otr_plugin.metrics import TOKEN_COUNT
+from otr_plugin.model.attach import attached_handle
 from otr_plugin.model.handle import Call
 
 TRIED = ("1.9.0", "1.16.0")
@@ -73,7 +73,7 @@ def join_trainer(trainer_module: Any) -> None:
     def init(self: Any, *given: Any, **named: Any) -> None:
         # By name or place, not by signature: Unsloth's SFTTrainer takes `*args, **kwargs`.
         model, args = (named.get(name, next(iter(given[i:]), None)) for i, name in enumerate(("model", "args")))
-        handle = attached(model)
+        handle = attached_handle(model)
         settings = getattr(args, MARK, None)
         if settings is None and handle is None:
             own(self, *given, **named)
@@ -97,8 +97,8 @@ def join_trainer(trainer_module: Any) -> None:
             self.accelerator.print(handle.describe())
         assert handle is not None
         config = handle.model.config.get_text_config()
-        handle.answer, handle.host_words = functools.partial(_answer, config), WORDS
-        handle.eval_logits = False  # it asks for logits in a call without labels
+        handle.transform_output, handle.extra_arguments = functools.partial(_answer, config), WORDS
+        handle.evaluation_needs_logits = False  # it asks for logits in a call without labels
         if warning := untried("trl", TRIED):
             self.accelerator.print(warning)
 
@@ -197,7 +197,7 @@ def _answer(config: Any, call: Call, output: Any) -> Answer:
     loss, aux_loss = call.loss, getattr(output, "aux_loss", None)
     if aux_loss is not None:  # by the config, as TRL has it: the model may have noted another weight when it was made
         loss = loss + config.router_aux_loss_coef * aux_loss
-    count, entropy, correct = (call.sums[name] for name in (COUNT, "entropy", "accuracy"))
+    count, entropy, correct = (call.sums[name] for name in (TOKEN_COUNT, "entropy", "accuracy"))
     items = count.clamp(min=1) if call.num_items is None else call.num_items
     return Answer(
         loss=loss,

@@ -10,7 +10,7 @@ from torch import Tensor
 from otr_plugin.config import OTRConfig
 from otr_plugin.loss import checks
 from otr_plugin.loss.chunked import LinearLoss, Problem
-from otr_plugin.metrics import COUNT, NAMES, OF_DRAWS
+from otr_plugin.metrics import DRAW_METRICS, ROW_METRICS, TOKEN_COUNT
 
 __all__ = ["OTROutput", "otr_loss"]
 
@@ -69,9 +69,9 @@ def otr_loss(
     )
     with torch.autocast(hidden.device.type, enabled=False):
         loss, sums, count = LinearLoss.apply(hidden, weight, bias, labels, problem)  # type: ignore[no-untyped-call] # torch's own
-    metrics = dict(zip(NAMES, sums.unbind(), strict=True)) | {COUNT: count}
+    metrics = dict(zip(ROW_METRICS, sums.unbind(), strict=True)) | {TOKEN_COUNT: count}
     if config.objective != "otr":
-        metrics = {name: value for name, value in metrics.items() if name not in OF_DRAWS}
+        metrics = {name: value for name, value in metrics.items() if name not in DRAW_METRICS}
     return OTROutput(loss, metrics)
 
 

@@ -17,8 +17,8 @@ from torch import Tensor
 
 from otr_plugin.config import OTRConfig
 from otr_plugin.loss import memory_plan, torch_kernel
-from otr_plugin.loss.dispatch import rows_kernel
-from otr_plugin.metrics import NAMES
+from otr_plugin.loss.dispatch import choose_kernel
+from otr_plugin.metrics import ROW_METRICS
 
 SLICE_BYTES = 64 * 2**20
 
@@ -58,13 +58,13 @@ class LinearLoss(torch.autograd.Function):
         trained = (labels != -100).nonzero().squeeze(1)
         count, vocabulary = len(trained), len(weight)
         whole = count == len(labels)
-        kernel = rows_kernel(problem.config.kernel, hidden.device, dtype)
+        kernel = choose_kernel(problem.config.kernel, hidden.device, dtype)
         budget = memory_plan.budget(hidden.device)
         size = memory_plan.chunk_size(count, vocabulary * dtype.itemsize, problem.config.chunk_tokens, budget)
         room = 4 * dtype.itemsize * hidden.shape[1] + 32 * problem.config.samples
         buffer = memory_plan.buffer(hidden, min(size, count), torch_kernel.padded(vocabulary), dtype, room)
         size = max(1, len(buffer))
-        stats = hidden.new_empty(count, len(NAMES), dtype=torch_kernel.precise(dtype))
+        stats = hidden.new_empty(count, len(ROW_METRICS), dtype=torch_kernel.precise(dtype))
         for start in range(0, count, size):
             chunk = slice(start, start + size)
             at = chunk if whole else trained[chunk]
@@ -91,7 +91,7 @@ class LinearLoss(torch.autograd.Function):
 
         sums = stats.sum(0)
         items = problem.num_items if problem.num_items is not None else max(count, 1)
-        loss = sums[NAMES.index("objective")] / items
+        loss = sums[ROW_METRICS.index("objective")] / items
         total = labels.new_full((), count, dtype=torch.int64)
         ctx.save_for_backward(*gradients.of_inputs)
         ctx.dtypes = [None if t is None else t.dtype for t in (hidden, weight, bias)]

@@ -13,22 +13,22 @@ import torch
 
 from otr_plugin.config import OTRConfig
 from otr_plugin.loss import torch_kernel
-from otr_plugin.metrics import NAMES
+from otr_plugin.metrics import ROW_METRICS
 
-Rows = Callable[..., None]  # torch_kernel.rows, and what has its signature
+ChunkKernel = Callable[..., None]  # the signature of torch_kernel.compute_chunk
 GPUS = ("cuda", "xpu")  # ROCm's name in PyTorch is cuda too
 
 
-def rows_kernel(wanted: str, device: torch.device, dtype: torch.dtype) -> Rows:
+def choose_kernel(wanted: str, device: torch.device, dtype: torch.dtype) -> ChunkKernel:
     """auto: Triton on a GPU that it runs on. torch, triton: that one; that it can run was checked before."""
     if wanted == "torch" or (wanted == "auto" and device.type not in GPUS):  # the interpreter is for tests
-        return torch_kernel.rows
+        return torch_kernel.compute_chunk
     why_not = why_not_triton(device, dtype)
     if why_not is None:
-        return _triton_rows()
+        return _triton_kernel()
     if dtype != torch.float64:
         _say_once(f"otr: on {device} PyTorch's kernel is used, which is slower, not Triton's: {why_not}")
-    return torch_kernel.rows
+    return torch_kernel.compute_chunk
 
 
 def why_not_triton(device: torch.device, dtype: torch.dtype) -> str | None:
@@ -50,12 +50,12 @@ def _why_not_on(device: torch.device) -> str | None:
     labels, uniforms = torch.arange(4, device=device), torch.rand(4, 64, generator=g).to(device)
     logits = [torch.randn(4, 320, generator=g).to(device)]
     logits.append(logits[0].clone())
-    stats = torch.zeros(2, 4, len(NAMES), device=device)
+    stats = torch.zeros(2, 4, len(ROW_METRICS), device=device)
     options: dict[str, Any] = {"vocabulary": 300, "logit_scale": 1.0, "softcap": None, "with_grad": True}
     config = OTRConfig(samples=64)
-    torch_kernel.rows(logits[0], labels, uniforms, stats[0], config, **options)
+    torch_kernel.compute_chunk(logits[0], labels, uniforms, stats[0], config, **options)
     try:
-        _triton_rows()(logits[1], labels, uniforms, stats[1], config, **options)
+        _triton_kernel()(logits[1], labels, uniforms, stats[1], config, **options)
     except torch.OutOfMemoryError:
         raise
     except Exception as error:  # whatever a compiler, a driver or a library raises
@@ -64,9 +64,9 @@ def _why_not_on(device: torch.device) -> str | None:
     return None if off < 1e-4 else f"it was tried, and what it computed is off by {off:.1e}"
 
 
-def _triton_rows() -> Rows:
-    rows: Rows = importlib.import_module("otr_plugin.loss.triton.launch").rows
-    return rows
+def _triton_kernel() -> ChunkKernel:
+    kernel: ChunkKernel = importlib.import_module("otr_plugin.loss.triton.launch").compute_chunk
+    return kernel
 
 
 @functools.cache

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from otr_plugin.config import OTRConfig
 from otr_plugin.loss.sampling import TILE, draw, draw_threshold
-from otr_plugin.metrics import NAMES
+from otr_plugin.metrics import ROW_METRICS
 
 # How many logits are worked on at a time. On a CPU a block and its scratch are 16 MB, which a shared cache
 # holds; elsewhere there are launches to save instead.
@@ -39,7 +39,7 @@ def padded(vocabulary: int) -> int:
     return math.ceil(vocabulary / TILE) * TILE
 
 
-def rows(
+def compute_chunk(
     logits: Tensor,
     labels: Tensor,
     uniforms: Tensor | None,
@@ -51,7 +51,7 @@ def rows(
     softcap: float | None,
     with_grad: bool,
 ) -> None:
-    """Fill stats [C, metrics.NAMES], and turn logits [C, padded(V)] into their gradient (if with_grad).
+    """Fill stats [C, metrics.ROW_METRICS], and turn logits [C, padded(V)] into their gradient (if with_grad).
 
     Row by row a pure function of logits, label and uniforms: neither chunk nor block shows in the result.
     A label outside the vocabulary gives NaN.
@@ -84,7 +84,7 @@ def rows(
         if config.nll_weight:  # not 0 * inf, where the label is excluded
             columns["objective"] = term.objective + config.nll_weight * policy.nll
         for name, column in columns.items():
-            stats[part, NAMES.index(name)] = column.where(valid, math.nan).squeeze(1)
+            stats[part, ROW_METRICS.index(name)] = column.where(valid, math.nan).squeeze(1)
         if with_grad:
             # p is not wanted any more: its memory, or the logits', takes the gradient.
             out = x if x.dtype == logits.dtype else policy.p

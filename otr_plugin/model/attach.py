@@ -8,7 +8,7 @@ from torch import nn
 
 from otr_plugin.autoload import know_trainers
 from otr_plugin.config import OTRConfig
-from otr_plugin.model.handle import MARK, Handle
+from otr_plugin.model.handle import HANDLE_ATTRIBUTE, Handle
 
 
 def attach(model: nn.Module, config: OTRConfig | None = None, *, seed: int = 0) -> Handle:
@@ -17,23 +17,23 @@ def attach(model: nn.Module, config: OTRConfig | None = None, *, seed: int = 0) 
     `handle.detach()` makes it what it was. Evaluation (model.eval(), with labels) stays plain NLL. Draws come
     from a generator of OTR's own, keyed by seed, step, micro-batch and rank.
     """
-    inner = causal_lm(model)
-    if hasattr(inner, MARK):
-        getattr(inner, MARK).detach()
+    inner = find_causal_lm(model)
+    if hasattr(inner, HANDLE_ATTRIBUTE):
+        getattr(inner, HANDLE_ATTRIBUTE).detach()
     know_trainers()
     return Handle(inner, OTRConfig() if config is None else config, seed)
 
 
-def attached(model: Any) -> Handle | None:
+def attached_handle(model: Any) -> Handle | None:
     """What attach() gave for this model, if it is attached."""
     try:
-        handle: Handle | None = getattr(causal_lm(model), MARK, None)
+        handle: Handle | None = getattr(find_causal_lm(model), HANDLE_ATTRIBUTE, None)
     except ValueError:  # no causal language model
         return None
     return handle
 
 
-def causal_lm(model: Any) -> Any:
+def find_causal_lm(model: Any) -> Any:
     """The model that owns the head, under whatever wraps it."""
     inner = model
     while True:

@@ -26,13 +26,13 @@ from torch import Tensor, nn
 
 from otr_plugin.config import OTRConfig
 from otr_plugin.loss import otr_loss
-from otr_plugin.metrics import COUNT, average, reduce_over_ranks
+from otr_plugin.metrics import TOKEN_COUNT, average, reduce_over_ranks
 from otr_plugin.model.first_step import FirstStep
 from otr_plugin.model.inline_loss import IGNORED, OWN_LOSS, author, labels_of, without_labels
 from otr_plugin.model.projection import device_of, finish_of, project, refuse_unknown
 from otr_plugin.model.replaced_forward import Replaced
 
-MARK = "_otr_handle"
+HANDLE_ATTRIBUTE = "_otr_handle"
 
 
 @dataclass
@@ -57,10 +57,10 @@ class Handle:
         self.head, self.author = model.get_output_embeddings(), author(model)
         self.finish = finish_of(model.config)
         refuse_unknown(self.head)
-        self.eval_logits = False  # a host that needs them (compute_metrics) sets this
+        self.evaluation_needs_logits = False  # a host that needs them (compute_metrics) sets this
         # A host that asks for more than `loss` sets these: what it makes of a model's output, and its own words for it.
-        self.answer: Callable[[Call, Any], Any] | None = None
-        self.host_words: tuple[str, ...] = ()
+        self.transform_output: Callable[[Call, Any], Any] | None = None
+        self.extra_arguments: tuple[str, ...] = ()
         self.checked = False
         self.step = self.micro_batch = self.rank = 0
         self.call: Call | None = None
@@ -70,7 +70,7 @@ class Handle:
         self.loss_was_set = "_loss_function" in model.__dict__
         self.replaced = [Replaced(model, _model_forward), Replaced(self.head, _head_forward)]
         for module in (model, self.head):
-            setattr(module, MARK, self)
+            setattr(module, HANDLE_ATTRIBUTE, self)
         model.loss_function = self.at_loss
 
     def detach(self) -> None:
@@ -82,7 +82,7 @@ class Handle:
         else:
             del self.model._loss_function
         for module in (self.model, self.head):
-            delattr(module, MARK)
+            delattr(module, HANDLE_ATTRIBUTE)
 
     def describe(self) -> str:
         c = self.config
@@ -110,11 +110,11 @@ class Handle:
     # The three places, in the order in which a call meets them.
 
     def at_model(self, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        kwargs = {name: value for name, value in kwargs.items() if name not in self.host_words}
+        kwargs = {name: value for name, value in kwargs.items() if name not in self.extra_arguments}
         given = self.bind(args, kwargs)
         labels, shift_labels = labels_of(self.author, given), given.get("shift_labels")
         nothing_to_do = labels is None and shift_labels is None
-        if nothing_to_do or self.call is not None or (self.eval_logits and not self.model.training):
+        if nothing_to_do or self.call is not None or (self.evaluation_needs_logits and not self.model.training):
             return forward(*args, **kwargs)
         if self.model.get_output_embeddings() is not self.head:
             raise RuntimeError(
@@ -145,7 +145,7 @@ class Handle:
                 "entropy (Liger's fused_linear_cross_entropy, Cut Cross Entropy, Unsloth): switch it off; and a model "
                 "that an SFTTrainer of TRL's had before attach(): attach first."
             )
-        return output if self.answer is None else self.answer(call, output)
+        return output if self.transform_output is None else self.transform_output(call, output)
 
     def bind(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
         if not args:
@@ -175,7 +175,7 @@ class Handle:
             uniforms=uniforms,
             **self.finish._asdict(),
         )
-        items = out.metrics[COUNT].clamp(min=1) if items is None else items
+        items = out.metrics[TOKEN_COUNT].clamp(min=1) if items is None else items
         # The value people compare is the NLL's; the gradient is the objective's.
         call.loss, call.sums = out.metrics["nll"] / items + (out.loss - out.loss.detach()), out.metrics
         if training:
@@ -237,7 +237,7 @@ def _shifted(call: Call, hidden: Tensor) -> Tensor:
 
 def _model_forward(own: Callable[..., Any]) -> Callable[..., Any]:
     def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
-        return getattr(self, MARK).at_model(functools.partial(own, self), args, kwargs)
+        return getattr(self, HANDLE_ATTRIBUTE).at_model(functools.partial(own, self), args, kwargs)
 
     return forward
 
@@ -245,6 +245,6 @@ def _model_forward(own: Callable[..., Any]) -> Callable[..., Any]:
 def _head_forward(own: Callable[..., Any]) -> Callable[..., Any]:
     def forward(self: Any, hidden: Tensor, *args: Any, **kwargs: Any) -> Any:
         rest = functools.partial(own, self)
-        return getattr(self, MARK).at_head(lambda h: rest(h, *args, **kwargs), hidden)
+        return getattr(self, HANDLE_ATTRIBUTE).at_head(lambda h: rest(h, *args, **kwargs), hidden)
 
     return forward

@@ -43,12 +43,12 @@ ROWS = {
 }
 EVERYTHING = {"CUT": True, "MEAN_BASELINE": True, "SCALE": 0.5, "CAP": 30.0}
 VARIANTS = {
-    "sft": (loss_kernel.rows_kernel, ROWS | {"OBJECTIVE": 0}),
-    "dft": (loss_kernel.rows_kernel, ROWS | {"OBJECTIVE": 1}),
-    "exact": (loss_kernel.rows_kernel, ROWS | {"OBJECTIVE": 2}),
-    "sampled": (loss_kernel.rows_kernel, ROWS | {"OBJECTIVE": 3}),
-    "exact, everything": (loss_kernel.rows_kernel, ROWS | EVERYTHING | {"OBJECTIVE": 2}),
-    "sampled, everything": (loss_kernel.rows_kernel, ROWS | EVERYTHING | {"OBJECTIVE": 3}),
+    "sft": (loss_kernel.loss_kernel, ROWS | {"OBJECTIVE": 0}),
+    "dft": (loss_kernel.loss_kernel, ROWS | {"OBJECTIVE": 1}),
+    "exact": (loss_kernel.loss_kernel, ROWS | {"OBJECTIVE": 2}),
+    "sampled": (loss_kernel.loss_kernel, ROWS | {"OBJECTIVE": 3}),
+    "exact, everything": (loss_kernel.loss_kernel, ROWS | EVERYTHING | {"OBJECTIVE": 2}),
+    "sampled, everything": (loss_kernel.loss_kernel, ROWS | EVERYTHING | {"OBJECTIVE": 3}),
     "threshold": (
         threshold_kernel.threshold_kernel,
         {"BY_COUNT": True, "BY_MASS": True, "SCALE": 0.5, "CAP": 30.0},

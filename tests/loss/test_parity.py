@@ -13,8 +13,8 @@ import torch
 
 from otr_plugin import OTRConfig, otr_loss
 from otr_plugin.loss.reference import otr_loss_on_logits
-from otr_plugin.loss.torch_kernel import rows
-from otr_plugin.metrics import NAMES
+from otr_plugin.loss.torch_kernel import compute_chunk
+from otr_plugin.metrics import ROW_METRICS
 
 from .problems import error, native, ours, problem, truth, truth_of_draws, units
 
@@ -236,8 +236,8 @@ def test_a_long_row_is_summed_to_rounding(sharpness):
     exact = raw.double().requires_grad_()
     loss, metrics = otr_loss_on_logits(exact, labels, OTRConfig(objective="sft"), num_items=1)
     (want,) = torch.autograd.grad(loss, exact)
-    logits, stats = raw.clone(), torch.empty(6, len(NAMES))
-    rows(
+    logits, stats = raw.clone(), torch.empty(6, len(ROW_METRICS))
+    compute_chunk(
         logits,
         labels,
         None,

@@ -13,7 +13,7 @@ import torch
 from benchmarks.paths import ROOT
 from otr_plugin import OTRConfig, otr_loss
 from otr_plugin.loss import dispatch, torch_kernel
-from otr_plugin.metrics import NAMES
+from otr_plugin.metrics import ROW_METRICS
 
 from . import problems
 from .problems import problem
@@ -21,7 +21,7 @@ from .test_parity import CONFIGS, check
 
 pytest.importorskip("triton")
 MODULES = {"torch": "torch_kernel", "triton": "triton.launch"}
-HIT_RATE = NAMES.index("hit_rate")
+HIT_RATE = ROW_METRICS.index("hit_rate")
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
@@ -33,12 +33,10 @@ def on_the_gpu_if_there_is_one(monkeypatch):
 def by(kernel, logits, labels, uniforms, config, v, logit_scale=1.0, softcap=None, with_grad=True):
     """(stats, gradient) of one kernel, from a copy."""
     logits = torch.nn.functional.pad(logits, (0, torch_kernel.padded(v) - v)).to(DEVICE)
-    stats = torch.full((len(logits), len(NAMES)), -7.0, dtype=torch_kernel.precise(logits.dtype), device=DEVICE)
+    stats = torch.full((len(logits), len(ROW_METRICS)), -7.0, dtype=torch_kernel.precise(logits.dtype), device=DEVICE)
     uniforms = None if uniforms is None else uniforms.to(DEVICE)
-    rows = importlib.import_module(
-        {"torch": "otr_plugin.loss.torch_kernel", "triton": "otr_plugin.loss.triton.launch"}[kernel]
-    ).rows
-    rows(
+    compute_chunk = importlib.import_module(f"otr_plugin.loss.{MODULES[kernel]}").compute_chunk
+    compute_chunk(
         logits,
         labels.to(DEVICE),
         uniforms,
@@ -70,7 +68,7 @@ def compare(logits, labels, uniforms, config, v, **options):
     else:
         assert not wrong.any()
     good = ~wrong.any(1)
-    for name, got, expected in zip(NAMES, stats[good].T, want_stats[good].T, strict=True):
+    for name, got, expected in zip(ROW_METRICS, stats[good].T, want_stats[good].T, strict=True):
         torch.testing.assert_close(got, expected, rtol=3e-6, atol=3e-6, equal_nan=True, msg=name)
 
 
@@ -174,7 +172,7 @@ def test_a_token_without_mass_is_never_drawn(alive, u):
     stats, gradient = by("triton", logits, labels, torch.full((4, 9), u, dtype=torch.float64), OTRConfig(samples=9), v)
     dead = logits.isinf()
     assert not gradient[dead].any()
-    assert stats[:, NAMES.index("objective")].isfinite().all(), "an infinite NLL of what is never drawn"
+    assert stats[:, ROW_METRICS.index("objective")].isfinite().all(), "an infinite NLL of what is never drawn"
     drawn_or_alive = gradient.abs().sum(1) + stats[:, HIT_RATE]
     assert len(alive) == 1 or (drawn_or_alive > 0).all()
 
@@ -210,14 +208,14 @@ def test_rows_that_are_far_apart():
     spread = torch.empty(2 * far + v, dtype=torch.float16, device=DEVICE).as_strided((3, v), (far, 1))
     logits = torch.randn(3, v, generator=torch.Generator().manual_seed(4)).half()
     spread.copy_(logits)
-    stats = torch.empty(3, len(NAMES), device=DEVICE)
+    stats = torch.empty(3, len(ROW_METRICS), device=DEVICE)
     labels, uniforms = torch.tensor([3, 199, 0], device=DEVICE), torch.rand(3, 50, device=DEVICE)
     config = OTRConfig(samples=50)
     options = {"vocabulary": v, "logit_scale": 1.0, "softcap": None, "with_grad": True}
-    rows = importlib.import_module("otr_plugin.loss.triton.launch").rows
-    rows(spread, labels, uniforms, stats, config, **options)
+    compute_chunk = importlib.import_module("otr_plugin.loss.triton.launch").compute_chunk
+    compute_chunk(spread, labels, uniforms, stats, config, **options)
     near, want = logits.to(DEVICE), torch.empty_like(stats)
-    rows(near, labels, uniforms, want, config, **options)
+    compute_chunk(near, labels, uniforms, want, config, **options)
     assert torch.equal(stats, want)
     assert torch.equal(spread, near)
 
@@ -234,13 +232,13 @@ def test_where_it_cannot_run_auto_says_so_once_and_goes_on(untried, monkeypatch)
     def no_compiler(*args, **options):
         raise RuntimeError("Failed to find C compiler.")
 
-    monkeypatch.setattr(dispatch, "_triton_rows", lambda: no_compiler)
+    monkeypatch.setattr(dispatch, "_triton_kernel", lambda: no_compiler)
     monkeypatch.setattr(dispatch, "GPUS", ("cpu", "cuda"))  # as if this one were
     device = torch.device(DEVICE)
     told = "PyTorch's kernel is used, which is slower, not Triton's: it was tried, and failed with RuntimeError: Failed"
     with pytest.warns(RuntimeWarning, match=told):
-        assert dispatch.rows_kernel("auto", device, torch.float32) is torch_kernel.rows
-    assert dispatch.rows_kernel("auto", device, torch.float32) is torch_kernel.rows
+        assert dispatch.choose_kernel("auto", device, torch.float32) is torch_kernel.compute_chunk
+    assert dispatch.choose_kernel("auto", device, torch.float32) is torch_kernel.compute_chunk
     p = problem(5, 4, 30, seed=1).on(DEVICE)
     with pytest.raises(ValueError, match=r"kernel: expected auto or torch, got triton, but it was tried, and failed"):
         otr_loss(p.hidden, p.weight, p.labels, OTRConfig(kernel="triton"))
@@ -250,7 +248,7 @@ def test_a_wrong_result_is_noticed_where_it_is_tried(untried, monkeypatch):
     def nothing(*args, **options):
         pass
 
-    monkeypatch.setattr(dispatch, "_triton_rows", lambda: nothing)
+    monkeypatch.setattr(dispatch, "_triton_kernel", lambda: nothing)
     why = dispatch.why_not_triton(torch.device(DEVICE), torch.float32)
     assert "it was tried, and what it computed is off by" in why
 
@@ -264,9 +262,9 @@ def test_float64_is_pytorchs(untried):
 
 def test_auto_takes_triton_on_a_gpu_only():
     device = torch.device(DEVICE)
-    assert dispatch.rows_kernel("triton", device, torch.float32).__module__ == "otr_plugin.loss.triton.launch"
-    assert dispatch.rows_kernel("torch", device, torch.float32) is torch_kernel.rows
-    assert (dispatch.rows_kernel("auto", device, torch.float32) is torch_kernel.rows) == (DEVICE == "cpu")
+    assert dispatch.choose_kernel("triton", device, torch.float32).__module__ == "otr_plugin.loss.triton.launch"
+    assert dispatch.choose_kernel("torch", device, torch.float32) is torch_kernel.compute_chunk
+    assert (dispatch.choose_kernel("auto", device, torch.float32) is torch_kernel.compute_chunk) == (DEVICE == "cpu")
 
 
 def test_it_compiles_for_gpus_without_spilling_or_atomics():

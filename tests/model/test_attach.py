@@ -97,7 +97,7 @@ def test_evaluation_is_plain_nll_without_whole_logits():
         output = model(**inputs)
     torch.testing.assert_close(output.loss, want.detach())
     assert output.logits.shape == (3, 11, 1)
-    handle.eval_logits = True
+    handle.evaluation_needs_logits = True
     assert model(**inputs).logits.shape == (3, 11, 97)
 
 
@@ -364,7 +364,7 @@ def test_a_host_may_make_more_of_the_answer():
     model, inputs = tiny("llama"), batch()
     handle = attach(model, OTR)
     asked = []
-    handle.answer = lambda call, output: asked.append(call.sums) or {"loss": output.loss}
+    handle.transform_output = lambda call, output: asked.append(call.sums) or {"loss": output.loss}
     for train in (True, False):  # counted for the call alone, in evaluation too
         output = model.train(train)(**inputs)
         assert list(output) == ["loss"]

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from otr_plugin.config import OTRConfig
 from otr_plugin.loss.reference import within_rounding
-from otr_plugin.loss.triton.loss_kernel import DFT, EXACT, SAMPLED, SFT, rows_kernel
+from otr_plugin.loss.triton.loss_kernel import DFT, EXACT, SAMPLED, SFT, loss_kernel
 from otr_plugin.loss.triton.threshold_kernel import threshold_kernel
 
 TILE = 128
@@ -21,7 +21,7 @@ WARPS = 8
 PROGRAMS_PER_PROCESSOR = 3
 
 
-def rows(
+def compute_chunk(
     logits: Tensor,
     labels: Tensor,
     uniforms: Tensor | None,
@@ -66,7 +66,7 @@ def rows(
             **common,
         )
     objective = {"sft": SFT, "dft": DFT}.get(config.objective, SAMPLED if config.draws else EXACT)
-    rows_kernel[(programs,)](
+    loss_kernel[(programs,)](
         logits,
         logits.stride(0),
         labels,

@@ -27,7 +27,7 @@ def _shares(row, token, vocabulary, label, top, threshold, inverse_temperature, 
 
 
 @triton.jit
-def rows_kernel(
+def loss_kernel(
     logits,
     stride,
     labels,

@@ -12,11 +12,11 @@ from safetensors.torch import load_file
 
 from benchmarks.hosts.axolotl import ENV
 from benchmarks.hosts.host import BIN
-from otr_plugin.metrics import NAMES, PREFIX
+from otr_plugin.metrics import PREFIX, ROW_METRICS
 from tests.hosts.agreement import ANSWER, EXAMPLES, PROMPT, RECIPE, losses, same_as_the_specification, same_training
 
 PACKED = {"sample_packing": True, "pad_to_sequence_len": True, "sequence_len": 128}
-METRICS = {PREFIX + name for name in NAMES}
+METRICS = {PREFIX + name for name in ROW_METRICS}
 
 
 def test_the_host_sees_the_plugin(axolotl):

@@ -9,10 +9,10 @@ from safetensors.torch import load_file
 
 from benchmarks.hosts.host import BIN, again_if_a_rank_died
 from benchmarks.paths import ROOT
-from otr_plugin.metrics import NAMES, PREFIX
+from otr_plugin.metrics import PREFIX, ROW_METRICS
 from tests.hosts.agreement import ANSWER, EXAMPLES, PROMPT, RECIPE, losses, same_as_the_specification, same_training
 
-METRICS = {PREFIX + name for name in NAMES}
+METRICS = {PREFIX + name for name in ROW_METRICS}
 LORA = {"finetuning_type": "lora", "lora_rank": 4, "lora_target": "q_proj,v_proj", "lora_dropout": 0.1}
 RECIPES = {
     "full": {},

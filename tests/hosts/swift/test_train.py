@@ -12,10 +12,10 @@ from safetensors.torch import load_file
 
 from benchmarks.hosts.host import again_if_a_rank_died
 from benchmarks.hosts.swift import ROOT
-from otr_plugin.metrics import NAMES, PREFIX
+from otr_plugin.metrics import PREFIX, ROW_METRICS
 from tests.hosts.agreement import ANSWER, EXAMPLES, PROMPT, RECIPE, losses, same_as_the_specification, same_training
 
-METRICS = {PREFIX + name for name in NAMES}
+METRICS = {PREFIX + name for name in ROW_METRICS}
 LORA = {"tuner_type": "lora", "lora_rank": 4, "target_modules": ["q_proj", "v_proj"], "lora_dropout": 0.1}
 EVALUATED = {"split_dataset_ratio": 0.2, "eval_strategy": "steps", "eval_steps": 3}
 RECIPES = {

@@ -7,10 +7,10 @@ import pytest
 
 from benchmarks.hosts.host import BIN
 from benchmarks.paths import ROOT
-from otr_plugin.metrics import NAMES, PREFIX
+from otr_plugin.metrics import PREFIX, ROW_METRICS
 from tests.hosts.agreement import ANSWER, EXAMPLES, PROMPT, RECIPE, losses, same_as_the_specification, same_training
 
-METRICS = {PREFIX + name for name in NAMES}
+METRICS = {PREFIX + name for name in ROW_METRICS}
 LORA = {"use_peft": True, "lora_r": 4, "lora_target_modules": ["q_proj", "v_proj"], "lora_dropout": 0.1}
 SHORT = {"max_steps": 3}
 SFT = {"plugins": ["otr"], "otr": {"objective": "sft"}}
