@@ -16,6 +16,7 @@ from torch import Tensor
 from otr_plugin.config import OTRConfig
 from otr_plugin.loss.dispatch import why_not_triton
 
+IGNORE_INDEX = -100  # the label of a position that is not trained, as in torch.nn.functional.cross_entropy
 FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 
@@ -99,12 +100,12 @@ def _check_tensors(hidden: Tensor, weight: Tensor, labels: Tensor, bias: Tensor 
 
 
 def _check_label_values(labels: Tensor, vocabulary: int) -> None:
-    wrong = ((labels < 0) | (labels >= vocabulary)) & (labels != -100)
+    wrong = ((labels < 0) | (labels >= vocabulary)) & (labels != IGNORE_INDEX)
     if wrong.any():
         at = int(wrong.nonzero()[0])
         _refuse(
             "labels",
-            f"0 to {vocabulary - 1}, or -100 for not trained",
+            f"0 to {vocabulary - 1}, or {IGNORE_INDEX} for not trained",
             f"{labels[at].item()} at position {at}",
         )
 

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from otr_plugin.config import OTRConfig
 from otr_plugin.loss import memory_plan, torch_kernel
+from otr_plugin.loss.checks import IGNORE_INDEX
 from otr_plugin.loss.dispatch import choose_kernel
 from otr_plugin.metrics import ROW_METRICS
 
@@ -55,7 +56,7 @@ class LinearLoss(torch.autograd.Function):
         gradients = _Gradients(hidden, weight, bias, needed)
 
         # Positions that are not trained enter no GEMM. Counting them is the only wait for the device.
-        trained = (labels != -100).nonzero().squeeze(1)
+        trained = (labels != IGNORE_INDEX).nonzero().squeeze(1)
         count, vocabulary = len(trained), len(weight)
         whole = count == len(labels)
         kernel = choose_kernel(problem.config.kernel, hidden.device, dtype)

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from otr_plugin.loss import otr_loss
+from otr_plugin.loss.checks import IGNORE_INDEX
 from otr_plugin.loss.reference import finish
 from otr_plugin.model.projection import project
 
@@ -39,7 +40,7 @@ class FirstStep:
         cls, handle: Handle, forward: Callable[[Tensor], Tensor], hidden: Tensor, labels: Tensor
     ) -> FirstStep | None:
         """Pick a few trained positions; None if the batch has none."""
-        trained = (labels.reshape(-1) != -100).nonzero().squeeze(1)[:POSITIONS]
+        trained = (labels.reshape(-1) != IGNORE_INDEX).nonzero().squeeze(1)[:POSITIONS]
         if len(trained) == 0:
             return None
         rows, y = hidden.reshape(-1, hidden.shape[-1])[trained], labels.reshape(-1)[trained]

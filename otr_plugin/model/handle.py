@@ -26,9 +26,10 @@ from torch import Tensor, nn
 
 from otr_plugin.config import OTRConfig
 from otr_plugin.loss import otr_loss
+from otr_plugin.loss.checks import IGNORE_INDEX
 from otr_plugin.metrics import TOKEN_COUNT, average, reduce_over_ranks
 from otr_plugin.model.first_step import FirstStep
-from otr_plugin.model.inline_loss import IGNORED, OWN_LOSS, author, labels_of, without_labels
+from otr_plugin.model.inline_loss import OWN_LOSS, author, labels_of, without_labels
 from otr_plugin.model.projection import device_of, finish_of, project, refuse_unknown
 from otr_plugin.model.replaced_forward import Replaced
 
@@ -225,7 +226,7 @@ def _shifted(call: Call, hidden: Tensor) -> Tensor:
     labels = call.shift_labels
     if labels is None:
         assert call.labels is not None
-        labels = nn.functional.pad(call.labels, (0, 1), value=IGNORED)[..., 1:]
+        labels = nn.functional.pad(call.labels, (0, 1), value=IGNORE_INDEX)[..., 1:]
     if labels.numel() != hidden[..., 0].numel():
         raise RuntimeError(
             f"otr: the head was given hidden states of shape {list(hidden.shape)} for labels of shape "

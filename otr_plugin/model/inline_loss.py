@@ -12,7 +12,8 @@ from typing import Any
 
 from torch import Tensor
 
-IGNORED = -100
+from otr_plugin.loss.checks import IGNORE_INDEX
+
 # Their loss leaves out what a two-dimensional attention mask leaves out.
 MASKED = frozenset({"Gemma3ForConditionalGeneration", "Llama4ForConditionalGeneration"})
 OWN_LOSS = MASKED | {"MambaForCausalLM", "FalconMambaForCausalLM", "ModernBertDecoderForCausalLM"}
@@ -30,7 +31,7 @@ def labels_of(author: str, given: dict[str, Any]) -> Tensor | None:
     mask = given.get("attention_mask")
     if labels is None or mask is None or author not in MASKED:
         return labels
-    return labels.masked_fill(mask[:, -labels.shape[1] :].to(labels.device) == 0, IGNORED)
+    return labels.masked_fill(mask[:, -labels.shape[1] :].to(labels.device) == 0, IGNORE_INDEX)
 
 
 def without_labels(forward: Callable[..., Any], given: dict[str, Any], loss_of: Callable[[Tensor], Tensor]) -> Any:
