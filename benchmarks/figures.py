@@ -234,4 +234,8 @@ RENDERERS: dict[tuple[str, str | None], Callable[[Any], list[str]]] = {
     ("axolotl-cpu", None): axolotl_step.readme_figures,
     ("config", "table"): _settings_table,
     ("config", "sections"): _settings_sections,
-} | {(host, "refused"): _refused_keys for host in ("axolotl", "llamafactory", "trl", "swift")}
+    ("axolotl", "refused"): _refused_keys,
+    ("llamafactory", "refused"): _refused_keys,
+    ("trl", "refused"): _refused_keys,
+    ("swift", "refused"): _refused_keys,
+}
