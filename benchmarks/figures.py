@@ -135,29 +135,27 @@ def _settings_table(_: Path) -> list[str]:
     return lines
 
 
-def _settings_sections(_: Path) -> list[str]:
-    """What each setting does, and its spelling in every host."""
-    lines: list[str] = []
+def _settings_spellings(_: Path) -> list[str]:
+    """How a command line overrides each setting, by host."""
+    lines = ["| setting | Axolotl | LLaMA-Factory | TRL | ms-swift |", "|---|---|---|---|---|"]
     for name, field in OTRConfig.model_fields.items():
         value = _yaml(field.default)
-        lines += [
-            f"### {name}",
-            "",
-            str(field.description),
-            "",
-            f"Default `{value}`; allowed: {_allowed(name)}.",
-            "",
-            "| where | spelling |",
-            "|---|---|",
-            f"| recipe of Axolotl, LLaMA-Factory, TRL | `otr: {{{name}: {value}}}` |",
-            f"| command line of Axolotl | `--otr.{name.replace('_', '-')} {value}` |",
-            f"| command line of LLaMA-Factory | `otr.{name}={value}` |",
-            f"| command line of TRL | `--otr.{name} {value}` |",
-            f"| `ENV:` of an ms-swift recipe | `OTR_{name.upper()}: {value}` |",
-            f"| shell of ms-swift | `OTR_{name.upper()}={value}` |",
-            f"| Python | `OTRConfig({name}={field.default!r})` |",
-            "",
-        ]
+        spellings = (
+            f"--otr.{name.replace('_', '-')} {value}",
+            f"otr.{name}={value}",
+            f"--otr.{name} {value}",
+            f"OTR_{name.upper()}={value}",
+        )
+        lines.append(f"| `{name}` | " + " | ".join(f"`{spelling}`" for spelling in spellings) + " |")
+    return lines
+
+
+def _settings_sections(_: Path) -> list[str]:
+    """What each setting does."""
+    lines: list[str] = []
+    for name, field in OTRConfig.model_fields.items():
+        allowed = f"Default: `{_yaml(field.default)}`. Allowed: {_allowed(name)}."
+        lines += [f"### {name}", "", str(field.description), "", allowed, ""]
     return lines[:-1]
 
 
@@ -179,6 +177,7 @@ def _allowed_by(schema: dict[str, Any]) -> str:
     words = [{"integer": "an integer", "number": "a number"}[schema["type"]]]
     for key, meaning in (
         ("minimum", "at least"),
+        ("ge", "at least"),  # what pydantic writes for a bound within a union
         ("exclusiveMinimum", "greater than"),
         ("maximum", "at most"),
         ("exclusiveMaximum", "less than"),
@@ -234,6 +233,7 @@ RENDERERS: dict[tuple[str, str | None], Callable[[Any], list[str]]] = {
     ("axolotl-cpu", None): axolotl_step.readme_figures,
     ("config", "table"): _settings_table,
     ("config", "sections"): _settings_sections,
+    ("config", "spellings"): _settings_spellings,
     ("axolotl", "refused"): _refused_keys,
     ("llamafactory", "refused"): _refused_keys,
     ("trl", "refused"): _refused_keys,
