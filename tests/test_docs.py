@@ -108,6 +108,7 @@ def test_fenced_blocks_are_of_a_language_that_is_tested():
 # Each command that a page shows, and the test that runs it, or why none does.
 COMMANDS = {
     "pip install .": "tests/packaging",
+    "pip install '.[axolotl]'": "tests/packaging",
     "make quickstart": "tests/benchmarks/hosts/test_quickstart.py",
     "make test": "no test: it runs the tests",
     "axolotl train recipe.yml": "tests/hosts/axolotl/test_train.py",
