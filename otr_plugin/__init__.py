@@ -6,7 +6,7 @@ Importing the package imports neither torch nor a host; names load on first use.
 TYPE_CHECKING = False  # typing's own would cost every Python start-up an import
 if TYPE_CHECKING:
     from otr_plugin.config import OTRConfig
-    from otr_plugin.hosts.axolotl import OTRPlugin
+    from otr_plugin.hosts.axolotl.adapter import OTRPlugin
     from otr_plugin.loss import OTROutput, otr_loss
     from otr_plugin.model.attach import attach
 
@@ -16,7 +16,7 @@ __all__ = ["OTRConfig", "OTROutput", "OTRPlugin", "__version__", "attach", "otr_
 _HOME = {
     "OTRConfig": "otr_plugin.config",
     "OTROutput": "otr_plugin.loss",
-    "OTRPlugin": "otr_plugin.hosts.axolotl",
+    "OTRPlugin": "otr_plugin.hosts.axolotl.adapter",
     "attach": "otr_plugin.model.attach",
     "otr_loss": "otr_plugin.loss",
 }

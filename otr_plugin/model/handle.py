@@ -17,9 +17,10 @@ from __future__ import annotations
 import functools
 import hashlib
 import inspect
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -52,8 +53,12 @@ class Call:
 class Handle:
     """An attached model. A host moves `step` on, and takes the metrics when it logs."""
 
+    attached: ClassVar[weakref.WeakSet[Handle]] = weakref.WeakSet()
+
     def __init__(self, model: Any, config: OTRConfig, seed: int) -> None:
         self.model, self.config, self.seed = model, config, seed
+        self.on_detach: list[Callable[[], None]] = []
+        Handle.attached.add(self)
         self.evaluation = config.model_copy(update={"objective": "sft", "nll_weight": 0.0})
         self.head, self.author = model.get_output_embeddings(), author(model)
         self.finish = finish_of(model.config)
@@ -84,6 +89,21 @@ class Handle:
             del self.model._loss_function
         for module in (self.model, self.head):
             delattr(module, HANDLE_ATTRIBUTE)
+        Handle.attached.discard(self)
+        for function in self.on_detach:
+            function()
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__ = state
+        Handle.attached.add(self)
+
+    def require_loss_in_step(self) -> None:
+        """Raises if OTR's loss was not computed in this step."""
+        if self.micro_batch == 0:
+            raise RuntimeError(
+                "otr: an optimiser step was taken without OTR's loss: something else computes the loss from the "
+                "model's output. Remove the setting that does, or the plugin."
+            )
 
     def describe(self) -> str:
         c = self.config

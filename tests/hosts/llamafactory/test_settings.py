@@ -8,7 +8,7 @@ from llamafactory.hparams import get_train_args
 
 from benchmarks.hosts.host import BIN
 from otr_plugin import OTRConfig
-from otr_plugin.hosts import llamafactory as host
+from otr_plugin.hosts.llamafactory.adapter import OTHER_LOSSES
 
 
 def parse(factory, **changes):
@@ -34,7 +34,7 @@ def test_bad_settings_are_explained(factory, settings, message):
         parse(factory, otr=settings)
 
 
-@pytest.mark.parametrize("key", host.LOSS_ELSEWHERE)
+@pytest.mark.parametrize("key", OTHER_LOSSES)
 def test_a_loss_elsewhere_is_refused_by_name(factory, key):
     with pytest.raises(ValueError, match=rf"`plugins: \[otr\]` trains with One-Token Rollout.*`{key}: "):
         parse(factory, **{key: 0.1 if key == "label_smoothing_factor" else True})
@@ -52,13 +52,15 @@ def test_settings_without_the_plugin_are_refused(factory, plugins, extra, monkey
     """Also where LLaMA-Factory is told to drop keys that it does not know."""
     monkeypatch.setenv("ALLOW_EXTRA_ARGS", extra)
     with pytest.raises(
-        ValueError, match=r"has `otr:`, but nothing under `plugins:` that reads it \(.*\): it would train without OTR"
+        ValueError, match=r"has `otr:`, but `plugins:` \(.*\) does not name otr, so the run would ignore the settings"
     ):
         parse(factory, plugins=plugins, otr={"samples": 8})
 
 
 def test_another_plugin_is_refused(factory):
-    with pytest.raises(ValueError, match=r"the recipe has \['more'\] under `plugins:`; in LLaMA-Factory there is only"):
+    with pytest.raises(
+        ValueError, match=r"the recipe has \['more'\] under `plugins:`, but the only plugin in LLaMA-Factory"
+    ):
         parse(factory, plugins=["otr", "more"])
 
 

@@ -11,7 +11,8 @@ from trl.scripts.dpo import make_parser as make_dpo_parser
 
 from benchmarks.hosts.host import BIN
 from otr_plugin import OTRConfig
-from otr_plugin.hosts import trl as host
+from otr_plugin.hosts.recipes import SETTINGS_KEY
+from otr_plugin.hosts.trl import adapter
 
 # TRL 1.16's own settings use names that transformers 5.23 calls deprecated.
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")
@@ -78,15 +79,15 @@ def test_another_command_is_refused(trl):
 def test_settings_without_the_plugin_are_refused(trl, plugins):
     """The script itself drops keys that it does not know."""
     with pytest.raises(
-        ValueError, match=r"has `otr:`, but nothing under `plugins:` that reads it \(.*\): it would train without OTR"
+        ValueError, match=r"has `otr:`, but `plugins:` \(.*\) does not name otr, so the run would ignore the settings"
     ):
         parse(trl, plugins=plugins, otr={"samples": 8})
-    with pytest.raises(ValueError, match=r"that reads it .*: it would train without OTR"):
+    with pytest.raises(ValueError, match="so the run would ignore the settings and train without OTR"):
         parse(trl, "--otr.samples=8", plugins=plugins)
 
 
 def test_another_plugin_is_refused(trl):
-    with pytest.raises(ValueError, match=r"the recipe has \['more'\] under `plugins:`; in TRL there is only otr"):
+    with pytest.raises(ValueError, match=r"\['more'\] under `plugins:`, but the only plugin in TRL is otr"):
         parse(trl, plugins=["otr", "more"])
 
 
@@ -97,7 +98,7 @@ def test_a_trainer_with_a_loss_of_its_own_is_refused(trl):
         def compute_loss(self, *args, **kwargs):
             return super().compute_loss(*args, **kwargs)
 
-    with pytest.raises(ValueError, match="otr: Weighted has a compute_loss of its own"):
+    with pytest.raises(ValueError, match="otr: Weighted overrides compute_loss"):
         Weighted(model=str(trl.folder / "model"), args=args)
 
 
@@ -106,7 +107,7 @@ def test_a_trainer_that_changed_stops_it(trl, monkeypatch):
     from trl.trainer import sft_trainer
 
     args = parse(trl)[1]
-    for name in host.FUSED_HEADS:
+    for name in adapter.FUSED_HEADS:
         monkeypatch.delattr(sft_trainer, name, raising=False)
     message = r"looked for add_fused_lm_head or _patch_chunked_ce_lm_head in trl\.trainer\.sft_trainer"
     with pytest.raises(RuntimeError, match=message):
@@ -124,7 +125,7 @@ def test_metrics_of_logits_get_logits_or_are_refused(trl):
         return {}
 
     if version("trl") == "1.9.0":
-        with pytest.raises(ValueError, match=r"otr: TRL 1\.9\.0 would hand compute_metrics sums, for logits"):
+        with pytest.raises(ValueError, match=r"otr: TRL 1\.9\.0 would pass sums instead of logits to compute_metrics"):
             SFTTrainer(model, args=args, **data, compute_metrics=compute_metrics)
     else:
         SFTTrainer(model, args=args, **data, compute_metrics=compute_metrics).evaluate()
@@ -132,7 +133,7 @@ def test_metrics_of_logits_get_logits_or_are_refused(trl):
 
 
 def test_a_config_without_settings_is_none_of_ours():
-    assert not hasattr(SFTConfig(use_cpu=True, bf16=False, report_to="none"), host.MARK)
+    assert not hasattr(SFTConfig(use_cpu=True, bf16=False, report_to="none"), SETTINGS_KEY)
 
 
 def test_a_recipe_without_otr_is_none_of_ours(trl):
