@@ -90,8 +90,8 @@ def patch_trainer(trainer_module: ModuleType) -> None:
             return
         if type(self).compute_loss is not trainer.compute_loss:
             raise ValueError(
-                f"otr: {type(self).__name__} overrides compute_loss, but OTR provides only the output that SFTTrainer's "
-                "compute_loss reads. Use SFTTrainer, or a subclass that does not override compute_loss."
+                f"otr: {type(self).__name__} overrides compute_loss, but OTR provides only the output that the "
+                "compute_loss of SFTTrainer reads. Use SFTTrainer, or a subclass that does not override compute_loss."
             )
         if args is not None:
             _leave_the_loss_to_the_model(args, trainer_module)

@@ -7,13 +7,19 @@ import json
 import sys
 
 import pytest
-import torch
-from safetensors.torch import load_file
 
-from benchmarks.hosts.host import again_if_a_rank_died
 from benchmarks.hosts.swift import ROOT
 from otr_plugin.metrics import PREFIX, ROW_METRICS
-from tests.hosts.agreement import ANSWER, EXAMPLES, PROMPT, RECIPE, losses, same_as_the_specification, same_training
+from tests.hosts.agreement import (
+    ANSWER,
+    EXAMPLES,
+    PROMPT,
+    RECIPE,
+    losses,
+    same_after_resume,
+    same_as_the_specification,
+    same_training,
+)
 
 METRICS = {PREFIX + name for name in ROW_METRICS}
 LORA = {"tuner_type": "lora", "lora_rank": 4, "target_modules": ["q_proj", "v_proj"], "lora_dropout": 0.1}
@@ -108,26 +114,13 @@ def test_an_accuracy_that_needs_logits_is_left_out(runs):
     assert not [key for entry in log for key in entry if key.endswith("_acc")]
 
 
-def test_a_run_that_goes_on_ends_as_an_unbroken_one(swift, runs):
+def test_a_resumed_run_equals_an_unbroken_one(swift, runs):
     assert runs["resumed"]["error"] == ""
-    assert len(losses(runs["resumed"]["log"])) == 6
-    folder = "checkpoint-6/model.safetensors"
-    want, got = (load_file(swift.folder / name / folder) for name in ("unbroken", "resumed"))
-    for name in want:
-        assert torch.equal(got[name], want[name]), name
+    same_after_resume(*(swift.folder / name / "checkpoint-6" for name in ("unbroken", "resumed")))
 
 
 def test_what_goes_past_otr_stops_the_run(runs):
     assert runs["bypass"]["error"].startswith("RuntimeError: otr: an optimiser step was taken without OTR's loss")
-
-
-def test_two_ranks_of_its_own_torchrun(swift):
-    two = {"NPROC_PER_NODE": "2"}
-    plain, _ = again_if_a_rank_died(lambda: swift.train("plain", shell=two))
-    ours, printed = again_if_a_rank_died(lambda: swift.train("ours", shell=two, **SFT))
-    assert "OTR is active: objective sft" in printed
-    assert "world_size: 2" in printed
-    same_training(ours, plain, norms=5e-5)
 
 
 def test_a_plugin_file_does_without_the_autoload(swift):

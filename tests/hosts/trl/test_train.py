@@ -5,10 +5,17 @@ import sys
 
 import pytest
 
-from benchmarks.hosts.host import BIN
-from benchmarks.paths import ROOT
 from otr_plugin.metrics import PREFIX, ROW_METRICS
-from tests.hosts.agreement import ANSWER, EXAMPLES, PROMPT, RECIPE, losses, same_as_the_specification, same_training
+from tests.hosts.agreement import (
+    ANSWER,
+    EXAMPLES,
+    PROMPT,
+    RECIPE,
+    losses,
+    same_after_resume,
+    same_as_the_specification,
+    same_training,
+)
 
 METRICS = {PREFIX + name for name in ROW_METRICS}
 LORA = {"use_peft": True, "lora_r": 4, "lora_target_modules": ["q_proj", "v_proj"], "lora_dropout": 0.1}
@@ -115,9 +122,19 @@ model = AutoModelForCausalLM.from_pretrained(paths.model_name_or_path)
 attach(model, OTRConfig(samples=16), seed=arguments.seed)
 data = load_dataset("json", data_files=sys.argv[2], split="train")
 trainer = SFTTrainer(model, arguments, train_dataset=data)
-trainer.train()
+trainer.train(resume_from_checkpoint=arguments.resume_from_checkpoint)
 trainer.save_state()
 """
+
+
+def test_a_resumed_run_equals_an_unbroken_one(trl):
+    """In Python: the script of `trl sft` resumes from TRL 1.16 on only."""
+    recipe = {"save_strategy": "steps", "save_steps": 3}
+    checkpoint = str(trl.folder / "unbroken" / "checkpoint-3")
+    for name, changes in (("unbroken", {}), ("resumed", {"resume_from_checkpoint": checkpoint})):
+        path = str(trl.recipe(name, **recipe, **changes))
+        trl.call(sys.executable, "-c", ATTACHED, path, str(trl.folder / "pairs.jsonl"))
+    same_after_resume(*(trl.folder / name / "checkpoint-6" for name in ("unbroken", "resumed")))
 
 
 @pytest.mark.parametrize("autoload", ["1", "0"])
@@ -131,25 +148,6 @@ def test_an_attached_model_trains_as_its_recipe_does(trl, ours, autoload):
     want = trl.log_of("otr")
     same_training(log, want, norms=1e-6)
     assert [entry["otr/objective"] for entry in log if "loss" in entry] == [entry["otr/objective"] for entry in want]
-
-
-def test_two_ranks(trl):
-    two = (
-        str(BIN / "torchrun"),
-        "--nproc_per_node=2",
-        str(ROOT / "tests" / "distributed" / "trl_ranks.py"),
-        "--config",
-    )
-    env = {"ACCELERATE_USE_CPU": "true"}
-    logs = []
-    for name, recipe in {"plain": {}, "ours": SFT}.items():
-        path = str(trl.recipe(name, save_strategy="steps", save_steps=1000, **recipe))
-        printed = trl.call(*two, path, env=env).stdout
-        logs.append(trl.log_of(name))
-    plain, ours = logs
-    assert printed.count("OTR is active: objective sft") == 1, "said once, by the first rank"
-    same_training(ours, plain, norms=5e-5)
-    same_metrics(ours, plain)
 
 
 LIGER_ON_CPU = """
