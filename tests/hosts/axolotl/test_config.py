@@ -1,4 +1,4 @@
-"""What a recipe may say beside `plugins: [otr]`, told before any work."""
+"""Recipes with `plugins: [otr]` are checked before any work."""
 
 import re
 import subprocess
@@ -55,7 +55,7 @@ WITH = {
 
 
 @pytest.mark.parametrize("key", OTHER_LOSSES)
-def test_a_loss_elsewhere_is_refused_by_name(axolotl, key):
+def test_a_key_that_selects_another_loss_is_refused_by_name(axolotl, key):
     changes = {key: VALUES.get(key, True), "plugins": ["otr", *WITH.get(key, [])]}
     with pytest.raises(ValueError, match=rf"(?s)`plugins: \[otr\]` trains with One-Token Rollout.*`{key}: "):
         load(axolotl, **changes)
@@ -75,7 +75,7 @@ def test_settings_without_the_plugin_are_refused(axolotl, plugins, key):
         load(axolotl, plugins=plugins, **{key: {"samples": 8}})
 
 
-def test_a_recipe_without_otr_is_none_of_ours(axolotl):
+def test_a_recipe_without_otr_is_unaffected(axolotl):
     assert "otr" not in load(axolotl, plugins=None)
 
 
@@ -90,7 +90,7 @@ def test_ligers_other_kernels_stay(axolotl):
     assert cfg.liger_rope
 
 
-def test_an_import_error_of_ours_is_no_run_without_us(monkeypatch):
+def test_an_import_error_of_the_adapter_stops_the_run(monkeypatch):
     monkeypatch.setitem(sys.modules, "otr_plugin.hosts.axolotl.adapter", None)
     for name in ("otr", "otr_plugin.OTRPlugin"):
         with pytest.raises(RuntimeError, match=r"otr_plugin\.OTRPlugin cannot be imported"):

@@ -1,4 +1,4 @@
-"""The real command: the host sees the plugin, and what it trains is what the recipe says."""
+"""Axolotl's own command: it loads the plugin, and trains what the recipe names."""
 
 import json
 import os
@@ -26,7 +26,7 @@ PACKED = {"sample_packing": True, "pad_to_sequence_len": True, "sequence_len": 1
 METRICS = {PREFIX + name for name in ROW_METRICS}
 
 
-def test_the_host_sees_the_plugin(axolotl):
+def test_axolotl_loads_the_plugin(axolotl):
     log, printed = axolotl.train("seen", plugins=["otr"], otr={"samples": 32}, val_set_size=0.1, eval_steps=3)
     assert "OTR is active: objective otr (32 samples, temperature 1.3, beta -0.1, baseline none)" in printed
     steps = [entry for entry in log if "loss" in entry]
@@ -111,8 +111,8 @@ def test_overrides_on_the_command_line_reach_the_settings(axolotl):
     assert "samples should be greater than or equal to 1, got 0" in done.stdout + done.stderr
 
 
-def test_accumulated_micro_batches_are_one_batch(axolotl):
-    """Where they have equally many tokens: Axolotl 0.19.0 averages micro-batches as equals, and OTR leaves it so."""
+def test_accumulated_micro_batches_equal_one_batch(axolotl):
+    """If all have the same number of tokens: Axolotl 0.19.0 averages micro-batches without weights, with OTR as without."""
     recipe = {"plugins": ["otr"], "otr": {"estimator": "exact"}, "data": "even.jsonl"}
     whole, _ = axolotl.train("whole", **recipe, micro_batch_size=4)
     parts, _ = axolotl.train("parts", **recipe, micro_batch_size=1, gradient_accumulation_steps=4)

@@ -1,4 +1,4 @@
-"""The real command: the host's own training with `objective: sft`, and OTR's with the defaults."""
+"""With `objective: sft` LLaMA-Factory computes what it computes without OTR; with the defaults it trains with OTR."""
 
 import json
 import sys

@@ -1,4 +1,4 @@
-"""What a recipe may say beside `loss_type: otr`, told before any weight is loaded. Without it, it is none of ours."""
+"""Recipes with `loss_type: otr` are checked before any weight is loaded; recipes without it are unaffected."""
 
 import importlib
 import re
@@ -22,7 +22,7 @@ def parse(swift, monkeypatch):
     def parse(kind=SftArguments, env=None, **changes):
         recipe = swift.settings("parsed", **{"loss_type": "otr"} | changes)
         for name, value in (recipe.pop("ENV") | (env or {})).items():
-            monkeypatch.setenv(name, str(value))  # as `swift sft` does, which makes text of everything
+            monkeypatch.setenv(name, str(value))  # as `swift sft` does, which turns every value into text
         return kind(**recipe)
 
     return parse
@@ -76,7 +76,7 @@ def test_bad_settings_are_explained(parse, env, message):
         ("is_binary_loss_scale", False, "remove it"),
     ],
 )
-def test_a_loss_elsewhere_is_refused_by_name(parse, key, value, fix):
+def test_a_key_that_selects_another_loss_is_refused_by_name(parse, key, value, fix):
     told = rf"`loss_type: otr` trains with One-Token Rollout.*`{key}: {value}`: {re.escape(fix)}"
     with pytest.raises(ValueError, match=told):
         parse(**{key: value}, **({"num_labels": 2} if value == "seq_cls" else {}))
@@ -95,7 +95,7 @@ def test_settings_without_the_loss_are_refused(parse, loss_type):
         parse(env={"OTR_SAMPLES": 16}, loss_type=loss_type)
 
 
-def test_a_recipe_without_otr_is_none_of_ours(parse):
+def test_a_recipe_without_otr_is_unaffected(parse):
     assert parse(loss_type=None).training_args.callbacks == []
     assert "liger_kernel_config" in vars(parse(loss_type="cross_entropy").training_args)
     assert parse(loss_type=None, env={"OTR_HOME": "another program's"}).training_args.callbacks == []
@@ -130,7 +130,7 @@ def test_megatron_is_refused(parse, monkeypatch):
         adapter.add_loss_type()
 
 
-def test_a_trainer_that_changed_stops_it(parse, monkeypatch):
+def test_a_trainer_that_cannot_be_patched_stops_the_run(parse, monkeypatch):
     factory = importlib.import_module(FACTORY)
     own = TrainerFactory.get_training_args
     adapter.add_loss_type()
@@ -140,7 +140,7 @@ def test_a_trainer_that_changed_stops_it(parse, monkeypatch):
     args = SimpleNamespace(use_liger_kernel=False, callbacks=[])
     with pytest.raises(RuntimeError, match="looked for a call of on_init_end on the trainer's callbacks"):
         adapter.OTRLoss(args, SimpleNamespace())({}, None, num_items_in_batch=1)
-    # And where the adapter cannot even be imported.
+    # The same if the adapter cannot be imported.
     monkeypatch.setitem(sys.modules, "otr_plugin.hosts.swift.adapter", None)
     PATCHES[FACTORY](factory)
     try:

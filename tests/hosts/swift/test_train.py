@@ -1,4 +1,4 @@
-"""The host's own training with `objective: sft`, and OTR's with the defaults.
+"""With `objective: sft` ms-swift computes what it computes without OTR; with the defaults it trains with OTR.
 
 Most recipes run in one process, as the command would run each; the command itself, where processes matter.
 """
@@ -43,7 +43,7 @@ RECIPES = {
 }
 SFT, OTR = ({"loss_type": "otr", "env": {"OTR_OBJECTIVE": name, "OTR_SAMPLES": 16}} for name in ("sft", "otr"))
 ADAM = {"weight_decay": 0.0, "adam_beta2": 0.999}  # transformers' defaults, which swift changes
-# What goes past OTR, which is told only once it has: it makes swift compute the loss from logits.
+# A plugin that makes swift compute the loss from logits. OTR can notice this only after the first step.
 BYPASS = """
 import torch
 from swift.trainers import Seq2SeqTrainer
@@ -69,7 +69,8 @@ def runs(swift):
         "by sequence": OTR | EVALUATED | {"acc_strategy": "seq"},
         "unbroken": OTR | saved,
         "resumed": OTR | saved | {"resume_from_checkpoint": str(swift.folder / "unbroken" / "checkpoint-3")},
-        "bypass": OTR | {"external_plugins": str(swift.folder / "bypass.py")},  # last: it stays in the process
+        "bypass": OTR
+        | {"external_plugins": str(swift.folder / "bypass.py")},  # last, because its patch stays in the process
     }
     return swift.several(recipes)
 
@@ -108,7 +109,7 @@ def test_otr_is_what_the_specification_says(swift, runs):
     same_as_the_specification(runs["same"]["log"], swift.folder / "model")
 
 
-def test_an_accuracy_that_needs_logits_is_left_out(runs):
+def test_an_accuracy_that_needs_logits_is_not_logged(runs):
     log = runs["by sequence"]["log"]
     assert len(losses(log)) == 6
     assert not [key for entry in log for key in entry if key.endswith("_acc")]
@@ -119,12 +120,12 @@ def test_a_resumed_run_equals_an_unbroken_one(swift, runs):
     same_after_resume(*(swift.folder / name / "checkpoint-6" for name in ("unbroken", "resumed")))
 
 
-def test_what_goes_past_otr_stops_the_run(runs):
+def test_a_step_without_otrs_loss_stops_the_run(runs):
     assert runs["bypass"]["error"].startswith("RuntimeError: otr: an optimiser step was taken without OTR's loss")
 
 
-def test_a_plugin_file_does_without_the_autoload(swift):
-    """And the shell's settings go before the recipe's."""
+def test_a_plugin_file_works_without_the_autoload(swift):
+    """And variables of the shell override the recipe's."""
     file = str(ROOT / "example_configs" / "swift" / "otr.py")
     shell = {"OTR_PLUGIN_AUTOLOAD": "0", "OTR_SAMPLES": "8"}
     _, printed = swift.train("plugin", "--external_plugins", file, "--max_steps", "1", shell=shell, **OTR)

@@ -1,4 +1,4 @@
-"""What a recipe may say beside `plugins: [otr]`, told before any work. A recipe without it is none of ours."""
+"""Recipes with `plugins: [otr]` are checked before any work; recipes without it are unaffected."""
 
 import re
 from importlib.metadata import version
@@ -65,7 +65,7 @@ def test_bad_settings_are_explained(trl, settings, message):
     ],
     ids=str,
 )
-def test_a_loss_elsewhere_is_refused_by_name(trl, changes, fix):
+def test_a_key_that_selects_another_loss_is_refused_by_name(trl, changes, fix):
     with pytest.raises(ValueError, match=rf"`plugins: \[otr\]` trains with One-Token Rollout.*{re.escape(fix)}"):
         parse(trl, **changes)
 
@@ -77,7 +77,7 @@ def test_another_command_is_refused(trl):
 
 @pytest.mark.parametrize("plugins", [None, [], ["another"]], ids=str)
 def test_settings_without_the_plugin_are_refused(trl, plugins):
-    """The script itself drops keys that it does not know."""
+    """The script itself drops unknown keys."""
     with pytest.raises(
         ValueError, match=r"has `otr:`, but `plugins:` \(.*\) does not name otr, so the run would ignore the settings"
     ):
@@ -102,8 +102,8 @@ def test_a_trainer_with_a_loss_of_its_own_is_refused(trl):
         Weighted(model=str(trl.folder / "model"), args=args)
 
 
-def test_a_trainer_that_changed_stops_it(trl, monkeypatch):
-    """A head that OTR does not know of would be put in unseen."""
+def test_a_trainer_that_cannot_be_patched_stops_the_run(trl, monkeypatch):
+    """Another fused head could otherwise compute the loss unnoticed."""
     from trl.trainer import sft_trainer
 
     args = parse(trl)[1]
@@ -114,7 +114,7 @@ def test_a_trainer_that_changed_stops_it(trl, monkeypatch):
         SFTTrainer(model=str(trl.folder / "model"), args=args)
 
 
-def test_metrics_of_logits_get_logits_or_are_refused(trl):
+def test_compute_metrics_gets_logits_or_is_refused(trl):
     seen = []
     args, model = parse(trl)[1], str(trl.folder / "model")
     data = load_dataset("json", data_files=str(trl.folder / "pairs.jsonl"), split="train[:4]")
@@ -132,11 +132,11 @@ def test_metrics_of_logits_get_logits_or_are_refused(trl):
         assert seen == [64]
 
 
-def test_a_config_without_settings_is_none_of_ours():
+def test_a_config_without_settings_carries_none():
     assert not hasattr(SFTConfig(use_cpu=True, bf16=False, report_to="none"), SETTINGS_KEY)
 
 
-def test_a_recipe_without_otr_is_none_of_ours(trl):
+def test_a_recipe_without_otr_is_unaffected(trl):
     recipe = str(trl.recipe("unknown", plugins=["another"], no_such_key=1))
     told = []
     for switch in ("0", "1"):

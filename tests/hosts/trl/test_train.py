@@ -1,4 +1,4 @@
-"""The real script of `trl sft`: its own training with `objective: sft`, metrics too, and OTR's with the defaults."""
+"""With `objective: sft` the script of `trl sft` computes and logs what it does without OTR; with the defaults, OTR."""
 
 import json
 import sys
@@ -47,7 +47,7 @@ TRLS_OWN = ("entropy", "mean_token_accuracy", "num_tokens", "aux_loss")
 
 @pytest.fixture(scope="module")
 def plain(trl):
-    """Without so much as the plugin's `.pth`."""
+    """Runs without OTR, with the autoload switched off."""
     trl.train_each({f"plain {name}": recipe for name, recipe in RECIPES.items()}, env={"OTR_PLUGIN_AUTOLOAD": "0"})
 
 
@@ -61,7 +61,7 @@ def ours(trl):
 
 
 def same_metrics(ours, plain):
-    """TRL's own, of training and of evaluation."""
+    """TRL's own metrics of training and of evaluation are equal."""
     for entry, own in zip(ours, plain, strict=True):
         assert entry.keys() >= own.keys()
         for metric in [key for key in own if key.removeprefix("eval_") in (*TRLS_OWN, "loss")]:
@@ -83,7 +83,7 @@ def test_otr_is_what_the_specification_says(trl):
     same_as_the_specification(log, trl.folder / "model")
 
 
-def test_every_step_tells_what_otr_does(trl):
+def test_every_step_logs_otrs_metrics(trl):
     otr = {
         "plugins": ["otr"],
         "otr": {"samples": 32},
@@ -103,7 +103,7 @@ def test_every_step_tells_what_otr_does(trl):
     assert [entry["eval_loss"] for entry in log if "eval_loss" in entry]
 
 
-def test_bfloat16_is_float32_within_its_own_rounding(trl, ours):
+def test_bfloat16_equals_float32_within_its_rounding(trl, ours):
     (loss, norm), (want_loss, want_norm) = (losses(trl.log_of(name))[0] for name in ("bfloat16", "ours full"))
     assert loss == pytest.approx(want_loss, rel=2**-8)
     assert norm == pytest.approx(want_norm, rel=2**-8)
@@ -128,7 +128,7 @@ trainer.save_state()
 
 
 def test_a_resumed_run_equals_an_unbroken_one(trl):
-    """In Python: the script of `trl sft` resumes from TRL 1.16 on only."""
+    """In Python, because the script of `trl sft` cannot resume before TRL 1.16."""
     recipe = {"save_strategy": "steps", "save_steps": 3}
     checkpoint = str(trl.folder / "unbroken" / "checkpoint-3")
     for name, changes in (("unbroken", {}), ("resumed", {"resume_from_checkpoint": checkpoint})):
@@ -139,7 +139,7 @@ def test_a_resumed_run_equals_an_unbroken_one(trl):
 
 @pytest.mark.parametrize("autoload", ["1", "0"])
 def test_an_attached_model_trains_as_its_recipe_does(trl, ours, autoload):
-    """Also without the `.pth`: SFTTrainer's own head would otherwise compute plain cross entropy, unseen."""
+    """Also with the autoload switched off, where SFTTrainer's own head could compute plain cross entropy unnoticed."""
     recipe = trl.recipe("attached")
     data = str(trl.folder / "pairs.jsonl")
     done = trl.call(sys.executable, "-c", ATTACHED, str(recipe), data, env={"OTR_PLUGIN_AUTOLOAD": autoload})
