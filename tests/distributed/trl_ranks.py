@@ -1,4 +1,4 @@
-"""The script that `trl sft` launches. Ranks exit after training, because plain TRL was seen to hang in gloo's teardown."""
+"""The script that `trl sft` launches. Ranks exit after training: plain TRL was seen to hang in gloo's teardown."""
 
 import os
 import sys

@@ -1,4 +1,4 @@
-"""LoRA and 4-bit QLoRA. Both runs start from one saved adapter, because Axolotl does not seed LoRA's initial weights."""
+"""LoRA and 4-bit QLoRA. Both runs start from one saved adapter: Axolotl does not seed LoRA's initial weights."""
 
 import pytest
 import torch

@@ -112,7 +112,7 @@ def test_overrides_on_the_command_line_reach_the_settings(axolotl):
 
 
 def test_accumulated_micro_batches_equal_one_batch(axolotl):
-    """If all have the same number of tokens: Axolotl 0.19.0 averages micro-batches without weights, with OTR as without."""
+    """If all have the same number of tokens: Axolotl 0.19.0 averages micro-batches without weights."""
     recipe = {"plugins": ["otr"], "otr": {"estimator": "exact"}, "data": "even.jsonl"}
     whole, _ = axolotl.train("whole", **recipe, micro_batch_size=4)
     parts, _ = axolotl.train("parts", **recipe, micro_batch_size=1, gradient_accumulation_steps=4)
