@@ -10,8 +10,8 @@ import torch.multiprocessing as mp
 from torch.nn.parallel import DistributedDataParallel
 
 from otr_plugin import OTRConfig, attach
+from tests.model.comparison import assert_same_gradients, loss_and_gradients
 from tests.model.families import batch, tiny
-from tests.model.test_attach import same, step
 
 CONFIG = OTRConfig(estimator="exact")
 RANKS = 2
@@ -79,6 +79,6 @@ def test_two_ranks_equal_one_process(name, kind, tmp_path):
     gradients, metrics = torch.load(tmp_path / "out", weights_only=False)
     model = tiny(name)
     handle = attach(model, CONFIG)
-    _, want = step(model, **inputs())
-    same(gradients, want)
+    _, want = loss_and_gradients(model, **inputs())
+    assert_same_gradients(gradients, want)
     assert metrics == pytest.approx(handle.take_metrics(), rel=1e-5)

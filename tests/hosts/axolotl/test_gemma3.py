@@ -12,7 +12,7 @@ from transformers import (
 )
 
 from tests.hosts.agreement import same_training
-from tests.model.test_own_loss import MODELS
+from tests.model.test_inline_loss import MODELS
 
 TEXT = {"vocab_size": 64, "max_position_embeddings": 256}
 TOKENS = {"image_token": "<img>", "boi_token": "<boi>", "eoi_token": "<eoi>"}
