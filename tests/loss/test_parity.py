@@ -14,7 +14,7 @@ import torch
 from otr_plugin import OTRConfig, otr_loss
 from otr_plugin.loss.reference import otr_loss_on_logits
 from otr_plugin.loss.torch_kernel import compute_chunk
-from otr_plugin.metrics import ROW_METRICS
+from otr_plugin.metrics import ROW_METRICS, TOKEN_COUNT
 
 from .problems import error, native, ours, problem, truth, truth_of_draws, units
 
@@ -53,7 +53,7 @@ def check(p, config, dtype):
         assert error(gradient, want.gradients[name], unit[name]) <= allowed, name
     assert got.metrics.keys() == want.metrics.keys()
     for name, value in got.metrics.items():
-        positions = int(want.metrics["tokens"])
+        positions = int(want.metrics[TOKEN_COUNT])
         allowed = error(by_itself.metrics[name], want.metrics[name], positions) + bound
         assert error(value, want.metrics[name], positions) <= allowed, name
 

@@ -15,6 +15,7 @@ from otr_plugin.loss.reference import (
     rollout_distribution,
     whole_logits,
 )
+from otr_plugin.metrics import TOKEN_COUNT
 
 from .problems import error, problem, truth
 
@@ -79,7 +80,7 @@ def test_it_is_the_papers_sum(config):
     loss, metrics = otr_loss_on_logits(z, y, config, uniforms=u, num_items=8)
     assert loss.item() == pytest.approx(expected / 8, rel=1e-12)
     assert metrics["objective"].item() == pytest.approx(expected, rel=1e-12)
-    assert metrics["tokens"].item() == 5
+    assert metrics[TOKEN_COUNT].item() == 5
 
 
 @pytest.mark.parametrize("name", [name for name in CONFIGS if name != "dft"])  # dft's weight has no gradient

@@ -222,10 +222,10 @@ def test_rows_that_are_far_apart():
 
 @pytest.fixture
 def untried():
-    dispatch._why_not_on.cache_clear()
-    dispatch._say_once.cache_clear()
+    dispatch._why_trial_fails.cache_clear()
+    dispatch._warn_once.cache_clear()
     yield
-    dispatch._why_not_on.cache_clear()
+    dispatch._why_trial_fails.cache_clear()
 
 
 def test_where_it_cannot_run_auto_says_so_once_and_goes_on(untried, monkeypatch):
@@ -235,12 +235,15 @@ def test_where_it_cannot_run_auto_says_so_once_and_goes_on(untried, monkeypatch)
     monkeypatch.setattr(dispatch, "_triton_kernel", lambda: no_compiler)
     monkeypatch.setattr(dispatch, "GPUS", ("cpu", "cuda"))  # as if this one were
     device = torch.device(DEVICE)
-    told = "PyTorch's kernel is used, which is slower, not Triton's: it was tried, and failed with RuntimeError: Failed"
-    with pytest.warns(RuntimeWarning, match=told):
+    message = (
+        "PyTorch's slower kernel computes the loss: on a test chunk, Triton's kernel failed with RuntimeError: Failed"
+    )
+    with pytest.warns(RuntimeWarning, match=message):
         assert dispatch.choose_kernel("auto", device, torch.float32) is torch_kernel.compute_chunk
     assert dispatch.choose_kernel("auto", device, torch.float32) is torch_kernel.compute_chunk
     p = problem(5, 4, 30, seed=1).on(DEVICE)
-    with pytest.raises(ValueError, match=r"kernel: expected auto or torch, got triton, but it was tried, and failed"):
+    message = "kernel: expected auto or torch, got triton, which cannot be used here: on a test chunk, Triton's kernel"
+    with pytest.raises(ValueError, match=f"{message} failed"):
         otr_loss(p.hidden, p.weight, p.labels, OTRConfig(kernel="triton"))
 
 
@@ -250,13 +253,13 @@ def test_a_wrong_result_is_noticed_where_it_is_tried(untried, monkeypatch):
 
     monkeypatch.setattr(dispatch, "_triton_kernel", lambda: nothing)
     why = dispatch.why_not_triton(torch.device(DEVICE), torch.float32)
-    assert "it was tried, and what it computed is off by" in why
+    assert "on a test chunk, the results of Triton's kernel differ from PyTorch's by up to" in why
 
 
 def test_float64_is_pytorchs(untried):
     p = problem(5, 4, 30, seed=1, dtype=torch.float64).on(DEVICE)
     otr_loss(p.hidden, p.weight, p.labels, OTRConfig(samples=32))
-    with pytest.raises(ValueError, match="its sums are float32, and hidden is float64"):
+    with pytest.raises(ValueError, match="Triton's kernel computes in float32, and hidden is float64"):
         otr_loss(p.hidden, p.weight, p.labels, OTRConfig(kernel="triton"))
 
 
@@ -267,14 +270,48 @@ def test_auto_takes_triton_on_a_gpu_only():
     assert (dispatch.choose_kernel("auto", device, torch.float32) is torch_kernel.compute_chunk) == (DEVICE == "cpu")
 
 
+def test_an_unknown_objective_fails_inside_the_loss_kernel(monkeypatch):
+    from triton.errors import TritonError
+
+    launch = importlib.import_module("otr_plugin.loss.triton.launch")
+    monkeypatch.setattr(launch, "_objective", lambda config: -1)
+    with pytest.raises(TritonError, match="OBJECTIVE is not implemented; SFT, DFT, EXACT and SAMPLED are"):
+        by("triton", torch.zeros(2, 300), torch.arange(2), None, OTRConfig(objective="sft"), 300)
+
+
+@pytest.mark.parametrize("change", [("nll", "objective"), ("nll", "unsampled"), ("reward", "hit_rate")], ids=str)
+def test_the_columns_of_the_metrics_follow_row_metrics(change, monkeypatch):
+    """With two names exchanged in launch.METRIC_COLUMNS, the same two columns of the result are exchanged."""
+    launch = importlib.import_module("otr_plugin.loss.triton.launch")
+    logits, labels, uniforms = torch.randn(2, 300), torch.tensor([4, 299]), torch.rand(2, 16)
+    config = OTRConfig(samples=16, nll_weight=0.5)
+    before, _ = by("triton", logits, labels, uniforms, config, 300)
+    order = list(range(len(ROW_METRICS)))
+    first, second = (ROW_METRICS.index(name) for name in change)
+    order[first], order[second] = second, first
+    columns = {f"{name.upper()}_COLUMN": order[i] for i, name in enumerate(ROW_METRICS)}
+    monkeypatch.setattr(launch, "METRIC_COLUMNS", launch.METRIC_COLUMNS | columns)
+    after, _ = by("triton", logits, labels, uniforms, config, 300)
+    assert not torch.equal(before, after)
+    assert torch.equal(before[:, order], after)
+
+
+def test_the_loss_kernel_has_a_column_for_every_metric():
+    launch = importlib.import_module("otr_plugin.loss.triton.launch")
+    columns = [name for name in launch.loss_kernel.arg_names if name.endswith("_COLUMN")]
+    assert columns == [f"{name.upper()}_COLUMN" for name in ROW_METRICS]
+
+
 def test_it_compiles_for_gpus_without_spilling_or_atomics():
     env = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     command = [sys.executable, "-m", "tests.loss.compile_triton"]
     done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
-    made = [json.loads(line) for line in done.stdout.splitlines()]
-    assert {one["target"] for one in made} == {"sm_80", "sm_89", "sm_90", "gfx942"}
-    for one in made:
+    *compiled, unknown = [json.loads(line) for line in done.stdout.splitlines()]
+    assert {one["target"] for one in compiled} == {"sm_80", "sm_89", "sm_90", "gfx942"}
+    for one in compiled:
         assert one["binary"] > 10_000, one
         assert one.get("spilled", 0) == 0, one
         assert one.get("atomics", 0) == 0, one
+    assert unknown["variant"] == "unknown objective"
+    assert "OBJECTIVE is not implemented; SFT, DFT, EXACT and SAMPLED are" in unknown["error"]
