@@ -1,4 +1,4 @@
-"""What otr_loss refuses, and the words it does it with."""
+"""otr_loss raises a ValueError for a wrong argument. The messages are pinned here."""
 
 import re
 from types import SimpleNamespace
@@ -14,7 +14,7 @@ GOOD = {
     "labels": torch.tensor([0, 4, -100, 1]),
     "config": OTRConfig(samples=2),
 }
-ON_A_GPU = SimpleNamespace(device=torch.device("cuda:0"))  # a generator, as far as the check looks
+ON_A_GPU = SimpleNamespace(device=torch.device("cuda:0"))  # the check reads only the device of a generator
 FINITE = "expected a finite number > 0, got"
 
 CASES = [
@@ -86,14 +86,14 @@ CASES = [
 
 
 @pytest.mark.parametrize(("bad", "message"), CASES, ids=[message[:50] for _, message in CASES])
-def test_what_is_refused_and_how(bad, message, monkeypatch):
-    monkeypatch.setattr("otr_plugin.loss.LinearLoss", None)  # nothing may be computed first
-    monkeypatch.delenv("TRITON_INTERPRET", raising=False)  # which other tests want
+def test_a_wrong_argument_raises_this_message(bad, message, monkeypatch):
+    monkeypatch.setattr("otr_plugin.loss.LinearLoss", None)  # a computation before the check would fail
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)  # conftest.py sets it for other tests
     with pytest.raises(ValueError, match=f"^otr_loss: {re.escape(message)}$"):
         otr_loss(**GOOD | bad)
 
 
-def test_the_rest_is_accepted():
+def test_valid_arguments_are_accepted():
     otr_loss(**GOOD)
     for good in (
         {"labels": GOOD["labels"].int()},

@@ -50,7 +50,7 @@ def run_otr_loss(config):
 
 @pytest.mark.parametrize("setting", UNKNOWN)
 @pytest.mark.parametrize("run", [run_reference, run_torch_kernel, run_triton_kernel, run_otr_loss])
-def test_an_unknown_value_raises(run, setting):
+def test_an_unknown_value_raises_in_every_implementation(run, setting):
     with pytest.raises(NotImplementedError, match=UNKNOWN[setting]):
         run(unknown(setting))
 
@@ -61,13 +61,13 @@ def test_an_unknown_baseline_raises_for_the_exact_estimator_too(run):
         run(unknown("baseline", estimator="exact"))
 
 
-def test_an_unknown_estimator_does_not_draw_by_default():
+def test_draws_raises_for_an_unknown_estimator():
     with pytest.raises(NotImplementedError, match=UNKNOWN["estimator"]):
         _ = unknown("estimator").draws
 
 
 @pytest.mark.parametrize("name", ["draws", "has_rollout"])
-def test_an_unknown_objective_is_not_assumed_to_have_a_rollout(name):
+def test_properties_of_the_config_raise_for_an_unknown_objective(name):
     with pytest.raises(NotImplementedError, match=UNKNOWN["objective"]):
         getattr(unknown("objective"), name)
 
