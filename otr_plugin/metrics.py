@@ -1,4 +1,8 @@
-"""The metrics' names, and how sums over positions become the averages a person reads."""
+"""The names of OTR's metrics, and the averages that a host logs.
+
+The loss returns, for each metric, its sum over trained positions. A host adds these sums up over micro-batches and
+ranks, and divides by the number of positions only when it logs, so every trained position has the same weight.
+"""
 
 from __future__ import annotations
 
@@ -6,26 +10,27 @@ from collections.abc import Mapping
 
 import torch
 
-PREFIX = "otr/"
+PREFIX = "otr/"  # of every metric's name in a host's log
 
-# What the rows kernels write for each position, in this order.
+# The metrics of one position, in the order of the columns that a chunk kernel fills.
 ROW_METRICS = (
     "nll",  # -log p of the label
-    "objective",  # what is minimised
+    "objective",  # the value that training minimises
     "label_prob",  # p of the label
-    "accuracy",  # 1 where the label is the argmax (the first of equals)
+    "accuracy",  # 1 where the label has the largest logit (the first one, among equal logits), else 0
     "entropy",  # of p, in nats
     "reward",  # mean reward of the draws
     "hit_rate",  # share of the draws that are the label
-    "unsampled",  # 1 where no draw is the label
+    "unsampled",  # 1 where no draw is the label, else 0
 )
-# The last three speak of draws. `exact` gives their expectation; dft and sft have none.
+# These exist only where tokens are rewarded; `estimator: exact` computes their expectation.
 DRAW_METRICS = ("reward", "hit_rate", "unsampled")
-TOKEN_COUNT = "tokens"  # how many positions were summed over
+# The name of the number of positions in a mapping of sums. All sums are divided by it.
+TOKEN_COUNT = "tokens"
 
 
 def reduce_over_ranks(sums: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The same sums over all data-parallel ranks, where there are several. Every rank has to call it."""
+    """Add the sums of all ranks, if torch.distributed is initialised. A collective: every rank has to call it."""
     if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
         return dict(sums)
     stacked = torch.stack([value.double() for value in sums.values()])
@@ -34,7 +39,7 @@ def reduce_over_ranks(sums: Mapping[str, torch.Tensor]) -> dict[str, torch.Tenso
 
 
 def average(sums: Mapping[str, torch.Tensor]) -> dict[str, float]:
-    """`otr/...` averages over the trained positions. Reads from the device once."""
+    """Averages over the trained positions, under the names of a host's log. Waits for the device once."""
     names = [name for name in sums if name != TOKEN_COUNT]
     values = torch.stack([sums[name].double() for name in (TOKEN_COUNT, *names)]).tolist()
     count = max(values[0], 1.0)

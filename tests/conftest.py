@@ -1,8 +1,8 @@
-"""Flash Linear Attention has kernels for a GPU alone, and registers models of its own in the place of transformers'."""
+"""Hides Flash Linear Attention on a CPU: it replaces models of transformers by its own, which need a GPU."""
 
 import sys
 
 import torch
 
 if not torch.cuda.is_available():
-    sys.modules["fla"] = None  # not installed, as far as transformers can see: it has PyTorch's code for a CPU
+    sys.modules["fla"] = None  # transformers then uses its own PyTorch code

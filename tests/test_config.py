@@ -1,4 +1,4 @@
-"""OTRConfig: its defaults are the documented ones, and what it refuses it explains."""
+"""OTRConfig has the documented defaults, and explains in its error what a wrong setting may be instead."""
 
 import re
 
@@ -10,7 +10,7 @@ from otr_plugin import OTRConfig
 KEYS = "objective, estimator, samples, temperature, beta, nll_weight, top_k, top_p, baseline, chunk_tokens, kernel"
 
 
-def test_defaults():
+def test_defaults_are_the_documented_ones():
     assert OTRConfig().model_dump() == {
         "objective": "otr",
         "estimator": "sampled",
@@ -26,7 +26,7 @@ def test_defaults():
     }
 
 
-def test_every_key_has_help():
+def test_every_setting_has_a_description():
     assert all(field.description for field in OTRConfig.model_fields.values())
     assert ", ".join(OTRConfig.model_fields) == KEYS
 
@@ -67,13 +67,13 @@ def test_every_key_has_help():
     ],
     ids=lambda x: str(x)[:40] if isinstance(x, dict) else "",
 )
-def test_what_is_refused_and_how(settings, message):
+def test_a_wrong_setting_raises_this_message(settings, message):
     with pytest.raises(ValueError, match=f"^OTRConfig: {re.escape(message)}$") as raised:
         OTRConfig(**settings)
     assert not isinstance(raised.value, ValidationError)
 
 
-def test_every_problem_is_named_at_once():
+def test_one_error_names_every_problem():
     with pytest.raises(ValueError, match=r"(?s)samples should.*beta should.*unknown key 'x'"):
         OTRConfig(samples=0, beta=2, x=1)
 
@@ -82,7 +82,7 @@ def test_every_problem_is_named_at_once():
     ("settings", "message"),
     [({"samples": 0}, "samples should be"), ({"K": 1}, "unknown key 'K'")],
 )
-def test_other_ways_in_are_checked_too(settings, message):
+def test_model_validate_raises_the_same_messages(settings, message):
     with pytest.raises(ValueError, match=message):
         OTRConfig.model_validate(settings)
 
@@ -96,11 +96,11 @@ def test_other_ways_in_are_checked_too(settings, message):
     ],
     ids=str,
 )
-def test_the_bounds_themselves_are_allowed(settings):
+def test_values_at_the_bounds_are_allowed(settings):
     assert OTRConfig(**settings).model_dump(include=set(settings)) == settings
 
 
-def test_it_cannot_change_under_a_run():
+def test_a_config_is_immutable_and_hashable():
     with pytest.raises(ValidationError, match="frozen"):
         OTRConfig().samples = 1
     assert hash(OTRConfig()) == hash(OTRConfig())

@@ -1,1 +1,8 @@
-"""One thin adapter a host. Nothing else imports a host."""
+"""One folder per host; docs/extend.md describes what a new one needs.
+
+start.py    what a Python process patches when it imports the host. Imports neither torch nor the host, so that it can
+            refuse a recipe even if adapter.py cannot be imported.
+adapter.py  connects the host's configuration, trainer and log to an attached model. Imports the host.
+
+recipes.py and patching.py are shared by all hosts. Nothing outside this folder imports a host.
+"""

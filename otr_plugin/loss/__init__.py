@@ -1,4 +1,14 @@
-"""otr_loss: the one public function. It checks its input, then hands over to `linear`."""
+"""otr_loss, the loss function: checks its input and passes it on to chunked.LinearLoss.
+
+This package computes with tensors and imports no model and no host. The calls go down this chain:
+
+    otr_loss               checks (checks.py), draws the uniforms, names the metrics
+    chunked.LinearLoss     the matrix products and the loop over chunks of positions (chunk size: memory_plan.py)
+    dispatch.choose_kernel selects the kernel that computes one chunk
+    compute_chunk          logits of one chunk -> loss, metrics and gradient: torch_kernel.py or triton/launch.py
+
+reference.py is the specification that tests compare the others with.
+"""
 
 from __future__ import annotations
 
@@ -17,12 +27,15 @@ __all__ = ["OTROutput", "otr_loss"]
 
 class OTROutput(NamedTuple):
     loss: Tensor
-    """Scalar: the objective's sum over trained positions / num_items."""
+    """Scalar with a gradient: the objective's sum over trained positions, divided by num_items."""
     metrics: dict[str, Tensor]
-    """Detached sums over trained positions, by name, and their count as `tokens`; on the device."""
+    """Detached scalars on the device of hidden: each metric's sum over trained positions, and their number, `tokens`.
+
+    The names are those of metrics.ROW_METRICS; objectives without draws leave out metrics.DRAW_METRICS.
+    """
 
 
-# The chunk loop allocates, and asks how many rows are trained: nothing for a compiler to fuse.
+# torch.compile would find nothing to fuse here: the chunk loop allocates memory and depends on the number of labels.
 @torch.compiler.disable
 def otr_loss(
     hidden: Tensor,
@@ -37,20 +50,43 @@ def otr_loss(
     logit_scale: float = 1.0,
     softcap: float | None = None,
 ) -> OTROutput:
-    """One-Token Rollout from hidden states, without the logits ever being whole.
+    """The One-Token Rollout loss of a language-model head, from hidden states, without storing all logits.
 
-    Stands in for (with `config=OTRConfig(objective="sft")`, exactly for)::
+    With `config=OTRConfig(objective="sft")` it replaces this code::
 
         logits = (hidden @ weight.T + bias) * logit_scale
         logits = softcap * tanh(logits / softcap)
         loss = F.cross_entropy(logits.float(), labels, reduction="sum") / num_items
 
-    `hidden [N, D]`, `weight [V, D]`, `bias [V]`; `labels [N]`, already shifted, -100 where not trained.
-    `num_items` defaults to the number of trained positions. `uniforms [N, K]` in [0, 1) decide the draws;
-    without them they come from `generator`, or from torch's global one.
+    With other objectives it replaces the same code with another loss on the same logits, the one that
+    loss/reference.py specifies. The logits of only one chunk of positions are in memory at a time.
 
-    The gradient is computed along with the loss, chunk by chunk, and only scaled in backward; there is
-    no second derivative.
+    The gradient is computed in forward, together with the loss; backward only scales it. So a forward does nearly
+    all the work of a step, unless gradients are disabled (torch.no_grad), and there is no second derivative.
+
+    Args:
+        hidden: [N, D], the head's input, one row for each position; float32, bfloat16, float16 or float64.
+        weight: [V, D], the head's weight, in hidden's dtype (under autocast, in any of these dtypes).
+        labels: [N], int64 or int32. Each position's label is the next token: the caller has shifted them. A
+            position with label -100 is not trained: it adds nothing to the loss, the metrics and the gradient.
+        config: the settings; by default OTRConfig().
+        bias: [V], the head's bias, in the same dtypes as weight; by default none.
+        num_items: what the loss is divided by, a number or a tensor with one element: under gradient accumulation
+            or data parallelism, the number of trained positions in the whole batch. By default, the number of
+            trained positions in labels, or 1 if there is none.
+        uniforms: [N, K], float32 or float64 in [0, 1), the random numbers that determine the K draws of every
+            position. Only read if config.draws. By default they are drawn from `generator`.
+        generator: the source of the uniforms, on hidden's type of device; by default torch's global generator.
+        logit_scale: factor of the logits; by default 1.
+        softcap: bound of the logits, applied after logit_scale as in the code above; by default none.
+
+    Returns:
+        OTROutput(loss, metrics). The loss has a gradient for hidden, weight and bias, as far as they require one.
+        Without a trained position the loss is 0 and its gradients are zeros.
+
+    Raises:
+        ValueError: an argument is wrong. On a GPU, labels and uniforms are not checked for their values, because
+            reading them would wait for the device; there a label out of range makes the loss NaN.
     """
     config = OTRConfig() if config is None else config
     checks.check(hidden, weight, labels, config, bias, num_items, uniforms, generator, logit_scale, softcap)
@@ -67,16 +103,16 @@ def otr_loss(
         dtype=_gemm_dtype(hidden),
         with_grad=torch.is_grad_enabled(),
     )
+    # Every dtype is chosen explicitly from here on; autocast would change those of the GEMMs a second time.
     with torch.autocast(hidden.device.type, enabled=False):
-        loss, sums, count = LinearLoss.apply(hidden, weight, bias, labels, problem)  # type: ignore[no-untyped-call] # torch's own
-    metrics = dict(zip(ROW_METRICS, sums.unbind(), strict=True)) | {TOKEN_COUNT: count}
-    if config.objective != "otr":
-        metrics = {name: value for name, value in metrics.items() if name not in DRAW_METRICS}
-    return OTROutput(loss, metrics)
+        loss, sums, count = LinearLoss.apply(hidden, weight, bias, labels, problem)  # type: ignore[no-untyped-call] # of torch
+    names = [name for name in ROW_METRICS if config.has_rollout or name not in DRAW_METRICS]
+    metrics = {name: sums[ROW_METRICS.index(name)] for name in names}
+    return OTROutput(loss, metrics | {TOKEN_COUNT: count})
 
 
 def _gemm_dtype(hidden: Tensor) -> torch.dtype:
-    """hidden's own or, under autocast, what a linear layer would compute in."""
+    """The dtype of the matrix products: hidden's or, under autocast, that of a linear layer."""
     device = hidden.device.type
     if torch.is_autocast_enabled(device) and hidden.dtype != torch.float64:
         return torch.get_autocast_dtype(device)

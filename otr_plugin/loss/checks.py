@@ -1,6 +1,6 @@
-"""What otr_loss refuses: one ValueError that shows what was expected and what came, before any work.
+"""The checks of otr_loss's arguments. A wrong argument raises a ValueError with what was expected and what was found.
 
-Values are looked at on a CPU only: on a GPU a look would make the host wait for the device. There, a
+Values inside tensors are checked on a CPU only. On a GPU, reading them would make the CPU wait for the GPU; there, a
 label that is out of range makes the loss NaN.
 """
 
@@ -32,11 +32,12 @@ def check(
     logit_scale: float,
     softcap: float | None,
 ) -> None:
+    """Raise a ValueError for the first argument of otr_loss that is wrong."""
     if not isinstance(config, OTRConfig):
         _refuse("config", "an OTRConfig", f"{type(config).__name__}; write OTRConfig(**settings)")
     _check_tensors(hidden, weight, labels, bias)
-    if config.kernel == "triton" and (why := why_not_triton(hidden.device, hidden.dtype)):
-        _refuse("kernel", "auto or torch", f"triton, but {why}")
+    if config.kernel == "triton" and (reason := why_not_triton(hidden.device, hidden.dtype)):
+        _refuse("kernel", "auto or torch", f"triton, which cannot be used here: {reason}")
     _check_number("logit_scale", logit_scale, "a finite number other than 0", lambda x: x != 0)
     if softcap is not None:
         _check_number("softcap", softcap, "None or a finite number > 0", lambda x: x > 0)
@@ -51,11 +52,11 @@ def check(
     if config.draws and uniforms is not None:
         _check_uniforms(uniforms, hidden, config.samples)
     if config.draws and generator is not None and generator.device.type != hidden.device.type:
-        _refuse("generator", f"one on {hidden.device.type}, like hidden", f"one on {generator.device}")
+        _refuse("generator", f"one on {hidden.device.type}, the device of hidden", f"one on {generator.device}")
 
 
-def _refuse(name: str, expected: str, got: str) -> NoReturn:
-    raise ValueError(f"otr_loss: {name}: expected {expected}, got {got}")
+def _refuse(argument: str, expected: str, got: str) -> NoReturn:
+    raise ValueError(f"otr_loss: {argument}: expected {expected}, got {got}")
 
 
 def _check_number(name: str, value: object, expected: str, allowed: Callable[[float], bool]) -> None:
@@ -72,41 +73,41 @@ def _check_tensors(hidden: Tensor, weight: Tensor, labels: Tensor, bias: Tensor 
         if not isinstance(tensor, Tensor):
             _refuse(name, "a torch.Tensor", type(tensor).__name__)
     if hidden.dim() != 2:
-        _refuse("hidden", "shape [N, D] (hidden.flatten(0, -2) makes it so)", _shape(hidden))
+        _refuse("hidden", "shape [N, D] (hidden.flatten(0, -2) has it)", _shape(hidden))
     if weight.dim() != 2 or len(weight) == 0 or weight.shape[1] != hidden.shape[1]:
         _refuse(
             "weight",
-            f"shape [V, {hidden.shape[1]}] with V >= 1, as hidden is {_shape(hidden)}",
+            f"shape [V, {hidden.shape[1]}] with V >= 1, because hidden has shape {_shape(hidden)}",
             _shape(weight),
         )
     if labels.shape != hidden.shape[:1]:
-        _refuse("labels", f"shape [{len(hidden)}], as hidden is {_shape(hidden)}", _shape(labels))
+        _refuse("labels", f"shape [{len(hidden)}], because hidden has shape {_shape(hidden)}", _shape(labels))
     if bias is not None and bias.shape != weight.shape[:1]:
-        _refuse("bias", f"shape [{len(weight)}], as weight is {_shape(weight)}", _shape(bias))
+        _refuse("bias", f"shape [{len(weight)}], because weight has shape {_shape(weight)}", _shape(bias))
 
     if hidden.dtype not in FLOATS:
         _refuse("hidden", "float32, bfloat16, float16 or float64", str(hidden.dtype))
     if labels.dtype not in (torch.int64, torch.int32):
         _refuse("labels", "int64 or int32", str(labels.dtype))
-    # Under autocast everything is brought to its dtype, as it would be for a linear layer.
-    mixed = torch.is_autocast_enabled(hidden.device.type)
+    # Autocast converts the inputs of a linear layer to one dtype, so there they may differ.
+    may_differ = torch.is_autocast_enabled(hidden.device.type)
     for name in ("weight", "bias"):
         dtype = tensors[name].dtype if name in tensors else hidden.dtype
-        if dtype != hidden.dtype and not (mixed and dtype in FLOATS):
-            _refuse(name, f"{hidden.dtype}, like hidden", str(dtype))
+        if dtype != hidden.dtype and not (may_differ and dtype in FLOATS):
+            _refuse(name, f"{hidden.dtype}, the dtype of hidden", str(dtype))
     for name, tensor in tensors.items():
         if tensor.device != hidden.device:
-            _refuse(name, f"a tensor on {hidden.device}, like hidden", f"one on {tensor.device}")
+            _refuse(name, f"a tensor on {hidden.device}, the device of hidden", f"one on {tensor.device}")
 
 
 def _check_label_values(labels: Tensor, vocabulary: int) -> None:
     wrong = ((labels < 0) | (labels >= vocabulary)) & (labels != IGNORE_INDEX)
     if wrong.any():
-        at = int(wrong.nonzero()[0])
+        position = int(wrong.nonzero()[0])
         _refuse(
             "labels",
-            f"0 to {vocabulary - 1}, or {IGNORE_INDEX} for not trained",
-            f"{labels[at].item()} at position {at}",
+            f"0 to {vocabulary - 1}, or {IGNORE_INDEX} at positions that are not trained",
+            f"{labels[position].item()} at position {position}",
         )
 
 
@@ -118,7 +119,7 @@ def _check_uniforms(uniforms: Tensor, hidden: Tensor, samples: int) -> None:
     if uniforms.dtype not in (torch.float32, torch.float64):
         _refuse("uniforms", "float32 or float64", str(uniforms.dtype))
     if uniforms.device != hidden.device:
-        _refuse("uniforms", f"a tensor on {hidden.device}, like hidden", f"one on {uniforms.device}")
+        _refuse("uniforms", f"a tensor on {hidden.device}, the device of hidden", f"one on {uniforms.device}")
     if uniforms.device.type == "cpu":
         outside = ~((uniforms >= 0) & (uniforms < 1))
         if outside.any():

@@ -1,9 +1,10 @@
-"""hidden @ weight.T chunk by chunk: the autograd.Function that owns the memory and the GEMMs.
+"""The matrix products around the loss, chunk by chunk: the autograd.Function behind otr_loss.
 
-Logits exist for one chunk of positions at a time. The rows kernel turns them, in place, into the
-gradient with respect to themselves, which is multiplied back at once; backward only scales what is
-ready. So at the peak there is one chunk of logits, one gradient the size of hidden, and, for a head
-that is trained, one float32 gradient the size of the weight.
+The logits of only one chunk of positions exist at a time. For each chunk, a matrix product writes logits into a
+buffer, a chunk kernel (torch_kernel.py or triton/launch.py) replaces them in place by their gradient, and further
+matrix products turn that gradient into those of the inputs. All of this happens in forward; backward only scales.
+So the peak memory is one chunk of logits, a gradient of hidden's size and, for a trained head, a float32 gradient of
+the weight's size.
 """
 
 from __future__ import annotations
@@ -21,24 +22,24 @@ from otr_plugin.loss.checks import IGNORE_INDEX
 from otr_plugin.loss.dispatch import choose_kernel
 from otr_plugin.metrics import ROW_METRICS
 
-SLICE_BYTES = 64 * 2**20
+SLICE_BYTES = 64 * 2**20  # of the float32 copies that _add_product makes
 
 
 @dataclass(frozen=True)
 class Problem:
-    """What goes along with the tensors that may need a gradient."""
+    """The arguments of otr_loss that never have a gradient, except the labels."""
 
     config: OTRConfig
-    uniforms: Tensor | None
-    num_items: float | Tensor | None
+    uniforms: Tensor | None  # [N, K]; None unless config.draws
+    num_items: float | Tensor | None  # None: the number of trained positions
     logit_scale: float
     softcap: float | None
-    dtype: torch.dtype  # of the GEMMs
-    with_grad: bool
+    dtype: torch.dtype  # of the matrix products and the logits
+    with_grad: bool  # forward itself runs with gradients disabled and cannot find this out
 
 
 class LinearLoss(torch.autograd.Function):
-    """(hidden, weight, bias, labels, problem) -> loss, sums of the metrics, number of positions."""
+    """(hidden, weight, bias, labels, problem) -> (loss, sums of ROW_METRICS, number of trained positions)."""
 
     @staticmethod
     def forward(
@@ -49,62 +50,65 @@ class LinearLoss(torch.autograd.Function):
         labels: Tensor,
         problem: Problem,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        dtype = problem.dtype
-        head = weight.to(dtype)
-        offset = None if bias is None else bias.to(dtype)
-        needed = [need and problem.with_grad for need in ctx.needs_input_grad[:3]]
-        gradients = _Gradients(hidden, weight, bias, needed)
+        config, dtype = problem.config, problem.dtype
+        gemm_weight = weight.to(dtype)
+        gemm_bias = None if bias is None else bias.to(dtype)
+        needs_grad = [needed and problem.with_grad for needed in ctx.needs_input_grad[:3]]
+        gradients = _Gradients(hidden, weight, bias, needs_grad)
 
-        # Positions that are not trained enter no GEMM. Counting them is the only wait for the device.
+        # Positions that are not trained enter no matrix product. Their number decides the sizes of tensors, so this
+        # is where the CPU waits for a GPU, and the only place.
         trained = (labels != IGNORE_INDEX).nonzero().squeeze(1)
         count, vocabulary = len(trained), len(weight)
-        whole = count == len(labels)
-        kernel = choose_kernel(problem.config.kernel, hidden.device, dtype)
+        all_trained = count == len(labels)
+        kernel = choose_kernel(config.kernel, hidden.device, dtype)
         budget = memory_plan.budget(hidden.device)
-        size = memory_plan.chunk_size(count, vocabulary * dtype.itemsize, problem.config.chunk_tokens, budget)
-        room = 4 * dtype.itemsize * hidden.shape[1] + 32 * problem.config.samples
-        buffer = memory_plan.buffer(hidden, min(size, count), torch_kernel.padded(vocabulary), dtype, room)
+        size = memory_plan.chunk_size(count, vocabulary * dtype.itemsize, config.chunk_tokens, budget)
+        # For copies of the chunk's rows of hidden and of their gradient, and for what sampling allocates per draw.
+        temporary_bytes = 4 * dtype.itemsize * hidden.shape[1] + 32 * config.samples
+        width = torch_kernel.padded(vocabulary)
+        buffer = memory_plan.buffer(hidden, min(size, count), width, dtype, temporary_bytes)
         size = max(1, len(buffer))
-        stats = hidden.new_empty(count, len(ROW_METRICS), dtype=torch_kernel.precise(dtype))
+        row_metrics = hidden.new_empty(count, len(ROW_METRICS), dtype=torch_kernel.precise(dtype))
         for start in range(0, count, size):
             chunk = slice(start, start + size)
-            at = chunk if whole else trained[chunk]
-            rows, y = hidden[at].to(dtype), labels[at]
-            u = None if problem.uniforms is None else problem.uniforms[at]
-            padded = buffer[: len(rows)]
-            logits = padded[:, :vocabulary]
-            if offset is None:
-                torch.mm(rows, head.t(), out=logits)
+            positions = chunk if all_trained else trained[chunk]  # a slice copies nothing
+            rows = hidden[positions].to(dtype)
+            padded_logits = buffer[: len(rows)]
+            logits = padded_logits[:, :vocabulary]
+            if gemm_bias is None:
+                torch.mm(rows, gemm_weight.t(), out=logits)
             else:
-                torch.addmm(offset, rows, head.t(), out=logits)
+                torch.addmm(gemm_bias, rows, gemm_weight.t(), out=logits)
             kernel(
-                padded,
-                y,
-                u,
-                stats[chunk],
-                problem.config,
+                padded_logits,
+                labels[positions],
+                None if problem.uniforms is None else problem.uniforms[positions],
+                row_metrics[chunk],
+                config,
                 vocabulary=vocabulary,
                 logit_scale=problem.logit_scale,
                 softcap=problem.softcap,
-                with_grad=any(needed),
+                with_grad=any(needs_grad),
             )
-            gradients.add(at, logits, rows, head)
+            # From here on, logits holds their gradient.
+            gradients.add(positions, logits, rows, gemm_weight)
 
-        sums = stats.sum(0)
-        items = problem.num_items if problem.num_items is not None else max(count, 1)
-        loss = sums[ROW_METRICS.index("objective")] / items
-        total = labels.new_full((), count, dtype=torch.int64)
-        ctx.save_for_backward(*gradients.of_inputs)
+        sums = row_metrics.sum(0)
+        num_items = problem.num_items if problem.num_items is not None else max(count, 1)
+        loss = sums[ROW_METRICS.index("objective")] / num_items
+        token_count = labels.new_full((), count, dtype=torch.int64)
+        ctx.save_for_backward(gradients.hidden, gradients.weight, gradients.bias)
         ctx.dtypes = [None if t is None else t.dtype for t in (hidden, weight, bias)]
-        ctx.items = items
-        ctx.mark_non_differentiable(sums, total)
-        return loss, sums, total
+        ctx.num_items = num_items
+        ctx.mark_non_differentiable(sums, token_count)
+        return loss, sums, token_count
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad_loss: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
-        scale = grad_loss / ctx.items
-        # Where nobody asks for this gradient again, no second one the size of the weight is made.
+        scale = grad_loss / ctx.num_items
+        # Scale in place unless backward may run again: a copy of the weight's gradient would be large.
         multiply = torch.mul if _backward_may_be_repeated() else Tensor.mul_
         gradients = [
             None if gradient is None else multiply(gradient, scale).to(dtype)
@@ -114,61 +118,62 @@ class LinearLoss(torch.autograd.Function):
 
 
 def _backward_may_be_repeated() -> bool:
-    """Whether the backward under way was called with retain_graph=True. Where PyTorch does not tell: maybe."""
-    ask = getattr(torch._C._autograd, "_get_current_graph_task_keep_graph", None)
-    return ask is None or bool(ask())
+    """Whether the running backward was called with retain_graph=True; also True if this PyTorch cannot tell."""
+    keeps_graph = getattr(torch._C._autograd, "_get_current_graph_task_keep_graph", None)
+    return keeps_graph is None or bool(keeps_graph())
 
 
 class _Gradients:
-    """What backward will scale: the gradients of hidden, weight and bias, where they are needed.
+    """The gradients of hidden, weight and bias, before backward scales them; None where no gradient is needed.
 
-    Unscaled, so that float16 does not underflow before a loss scale is known, and those of the
-    weight and the bias, which sum over positions, in float32.
+    They are not yet divided by num_items and not multiplied by a loss scale, because in float16 the division would
+    underflow before the loss scale is known. The gradients of weight and bias are sums over positions, so they are
+    accumulated in float32.
     """
 
-    def __init__(self, hidden: Tensor, weight: Tensor, bias: Tensor | None, needed: list[bool]) -> None:
-        sums = torch_kernel.precise(hidden.dtype)
-        self.hidden = hidden.new_zeros(hidden.shape) if needed[0] else None
-        self.weight = weight.new_zeros(weight.shape, dtype=sums) if needed[1] else None
-        self.bias = bias.new_zeros(bias.shape, dtype=sums) if bias is not None and needed[2] else None
+    def __init__(self, hidden: Tensor, weight: Tensor, bias: Tensor | None, needs_grad: list[bool]) -> None:
+        sum_dtype = torch_kernel.precise(hidden.dtype)
+        self.hidden = hidden.new_zeros(hidden.shape) if needs_grad[0] else None
+        self.weight = weight.new_zeros(weight.shape, dtype=sum_dtype) if needs_grad[1] else None
+        self.bias = bias.new_zeros(bias.shape, dtype=sum_dtype) if bias is not None and needs_grad[2] else None
 
-    @property
-    def of_inputs(self) -> tuple[Tensor | None, ...]:
-        return self.hidden, self.weight, self.bias
-
-    def add(self, at: slice | Tensor, of_logits: Tensor, rows: Tensor, head: Tensor) -> None:
-        """Chain one chunk's gradient of the logits back to what made them."""
+    def add(self, positions: slice | Tensor, logits_grad: Tensor, rows: Tensor, gemm_weight: Tensor) -> None:
+        """Backpropagate one chunk's gradient of the logits [C, V] to hidden (at `positions`), weight and bias."""
         if self.hidden is not None:
-            self.hidden[at] = torch.mm(of_logits, head).to(self.hidden.dtype)
+            self.hidden[positions] = torch.mm(logits_grad, gemm_weight).to(self.hidden.dtype)
         if self.weight is not None:
-            _add_product(self.weight, of_logits, rows)
+            _add_product(self.weight, logits_grad, rows)
         if self.bias is not None:
-            self.bias += of_logits.sum(0, dtype=self.bias.dtype)
+            self.bias += logits_grad.sum(0, dtype=self.bias.dtype)
 
 
-def _add_product(total: Tensor, of_logits: Tensor, rows: Tensor) -> None:
-    """total += of_logits.T @ rows, in total's dtype also where the factors have a lower one."""
-    if of_logits.dtype == total.dtype:
-        total.addmm_(of_logits.t(), rows)
-    elif _sums_in_float32(total.device, of_logits.dtype):
-        torch.addmm(total, of_logits.t(), rows, out_dtype=total.dtype, out=total)
+def _add_product(total: Tensor, logits_grad: Tensor, rows: Tensor) -> None:
+    """total += logits_grad.T @ rows, summed in total's dtype even if that of the factors is lower."""
+    if logits_grad.dtype == total.dtype:
+        total.addmm_(logits_grad.t(), rows)
+    elif _sums_in_float32(total.device, logits_grad.dtype):
+        torch.addmm(total, logits_grad.t(), rows, out_dtype=total.dtype, out=total)
     else:
-        # A low-precision GEMM would round every chunk's share. So: copies, a slice of the vocabulary at a time.
+        # A low-precision product would be rounded in every chunk, so the factors are converted first. Converting one
+        # slice of the vocabulary at a time keeps the copies small.
         rows = rows.to(total.dtype)
         step = max(1, SLICE_BYTES // (len(rows) * total.itemsize))
         for start in range(0, len(total), step):
             part = slice(start, start + step)
-            total[part].addmm_(of_logits[:, part].t().to(total.dtype), rows)
+            total[part].addmm_(logits_grad[:, part].t().to(total.dtype), rows)
 
 
 @functools.cache
 def _sums_in_float32(device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether this device's GEMM adds a product of low-precision factors to a float32 sum. Tried once."""
+    """Whether addmm with float32 output works for factors of this dtype on this device. Tried once, on a small case.
+
+    Older versions of PyTorch and some devices do not support it.
+    """
     factor = torch.full((64, 64), 1 + torch.finfo(dtype).eps, dtype=dtype, device=device)
     total = torch.ones(64, 64, device=device)
     try:
         torch.addmm(total, factor.t(), factor, out_dtype=torch.float32, out=total)
-    except (RuntimeError, TypeError):  # of this PyTorch, or of this device
+    except (RuntimeError, TypeError):  # the device does not support it; this PyTorch does not have the argument
         return False
-    want = 1 + factor.float().t() @ factor.float()
-    return bool(torch.allclose(total, want, rtol=1e-5))
+    expected = 1 + factor.float().t() @ factor.float()
+    return bool(torch.allclose(total, expected, rtol=1e-5))

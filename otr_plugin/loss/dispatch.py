@@ -1,4 +1,8 @@
-"""Which rows kernel works on a chunk: Triton where it runs, PyTorch elsewhere."""
+"""Selects the kernel that computes a chunk: Triton's on GPUs where it works, PyTorch's elsewhere.
+
+chunked.LinearLoss selects a kernel in every forward. checks.py refuses `kernel: triton` where Triton cannot run. Triton
+is an optional dependency: nothing imports it before a GPU is used, or before `kernel: triton` is set.
+"""
 
 from __future__ import annotations
 
@@ -7,61 +11,78 @@ import importlib
 import importlib.util
 import warnings
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
-from otr_plugin.config import OTRConfig
+from otr_plugin.config import OTRConfig, not_implemented
 from otr_plugin.loss import torch_kernel
 from otr_plugin.metrics import ROW_METRICS
 
-ChunkKernel = Callable[..., None]  # the signature of torch_kernel.compute_chunk
-GPUS = ("cuda", "xpu")  # ROCm's name in PyTorch is cuda too
+ChunkKernel = Callable[..., None]  # the contract is the docstring of torch_kernel.compute_chunk
+GPUS = ("cuda", "xpu")  # PyTorch calls ROCm devices cuda, too
 
 
-def choose_kernel(wanted: str, device: torch.device, dtype: torch.dtype) -> ChunkKernel:
-    """auto: Triton on a GPU that it runs on. torch, triton: that one; that it can run was checked before."""
-    if wanted == "torch" or (wanted == "auto" and device.type not in GPUS):  # the interpreter is for tests
-        return torch_kernel.compute_chunk
-    why_not = why_not_triton(device, dtype)
-    if why_not is None:
-        return _triton_kernel()
-    if dtype != torch.float64:
-        _say_once(f"otr: on {device} PyTorch's kernel is used, which is slower, not Triton's: {why_not}")
-    return torch_kernel.compute_chunk
+def choose_kernel(name: Literal["auto", "torch", "triton"], device: torch.device, dtype: torch.dtype) -> ChunkKernel:
+    """The kernel for the setting `kernel`, for logits of this dtype on this device.
+
+    "auto" selects Triton's kernel on a GPU where it works; on other GPUs it warns once and selects PyTorch's. For
+    "triton" the caller has made sure, by why_not_triton, that Triton works.
+    """
+    match name:
+        case "torch":
+            return torch_kernel.compute_chunk
+        case "triton":
+            return _triton_kernel()
+        case "auto":
+            if device.type not in GPUS:
+                return torch_kernel.compute_chunk
+            reason = why_not_triton(device, dtype)
+            if reason is None:
+                return _triton_kernel()
+            if dtype != torch.float64:  # No installation of Triton would help there.
+                _warn_once(
+                    f"otr: Triton cannot be used on {device}, so PyTorch's slower kernel computes the loss: {reason}"
+                )
+            return torch_kernel.compute_chunk
+        case _:
+            raise not_implemented(__name__, "kernel", name, ("auto", "torch", "triton"))
 
 
 def why_not_triton(device: torch.device, dtype: torch.dtype) -> str | None:
-    """Why Triton cannot work on such logits, or None. On each device it is tried once."""
+    """The reason why Triton's kernel cannot be used for logits of this dtype on this device; None if it can."""
     if dtype == torch.float64:
-        return "its sums are float32, and hidden is float64"
-    missing = _why_not_imported()
-    if missing is not None:
-        return missing
-    if device.type not in GPUS and not (device.type == "cpu" and _interpreted()):
-        return f"there is none for {device.type} (on a cpu, TRITON_INTERPRET=1 runs its interpreter, slowly)"
-    return _why_not_on(device)
+        return "Triton's kernel computes in float32, and hidden is float64"
+    reason = _why_triton_is_not_importable()
+    if reason is not None:
+        return reason
+    if device.type not in GPUS and not (device.type == "cpu" and _is_interpreted()):
+        return f"Triton has no compiler for {device.type} (on a cpu, TRITON_INTERPRET=1 runs its interpreter, slowly)"
+    return _why_trial_fails(device)
 
 
 @functools.cache
-def _why_not_on(device: torch.device) -> str | None:
-    """A small chunk by both kernels: a compiler that is missing, or a GPU that it does wrong by, shows here."""
+def _why_trial_fails(device: torch.device) -> str | None:
+    """Run both kernels on a tiny chunk to detect compile failures and wrong results. Once for each device."""
     g = torch.Generator().manual_seed(0)
     labels, uniforms = torch.arange(4, device=device), torch.rand(4, 64, generator=g).to(device)
     logits = [torch.randn(4, 320, generator=g).to(device)]
     logits.append(logits[0].clone())
-    stats = torch.zeros(2, 4, len(ROW_METRICS), device=device)
+    row_metrics = torch.zeros(2, 4, len(ROW_METRICS), device=device)
     options: dict[str, Any] = {"vocabulary": 300, "logit_scale": 1.0, "softcap": None, "with_grad": True}
     config = OTRConfig(samples=64)
-    torch_kernel.compute_chunk(logits[0], labels, uniforms, stats[0], config, **options)
+    torch_kernel.compute_chunk(logits[0], labels, uniforms, row_metrics[0], config, **options)
     try:
-        _triton_kernel()(logits[1], labels, uniforms, stats[1], config, **options)
+        _triton_kernel()(logits[1], labels, uniforms, row_metrics[1], config, **options)
     except torch.OutOfMemoryError:
         raise
-    except Exception as error:  # whatever a compiler, a driver or a library raises
-        return f"it was tried, and failed with {type(error).__name__}: {error}"
-    off = max(float((b - a).abs().max()) for a, b in (stats, [one[:, :300] for one in logits]))
-    return None if off < 1e-4 else f"it was tried, and what it computed is off by {off:.1e}"
+    except Exception as error:  # compilers, drivers and libraries raise errors of many types
+        return f"on a test chunk, Triton's kernel failed with {type(error).__name__}: {error}"
+    gradients = [one[:, :300] for one in logits]
+    difference = max(float((b - a).abs().max()) for a, b in (row_metrics, gradients))
+    if difference < 1e-4:
+        return None
+    return f"on a test chunk, the results of Triton's kernel differ from PyTorch's by up to {difference:.1e}"
 
 
 def _triton_kernel() -> ChunkKernel:
@@ -70,20 +91,21 @@ def _triton_kernel() -> ChunkKernel:
 
 
 @functools.cache
-def _say_once(message: str) -> None:
+def _warn_once(message: str) -> None:
     warnings.warn(message, RuntimeWarning, stacklevel=2)
 
 
 @functools.cache
-def _why_not_imported() -> str | None:
+def _why_triton_is_not_importable() -> str | None:
     if importlib.util.find_spec("triton") is None:
         return "the package triton is not installed"
     try:
         importlib.import_module("triton.language")
-    except Exception as error:  # whatever a broken installation raises
+    except Exception as error:  # broken installations raise errors of many types
         return f"the package triton cannot be imported: {error}"
     return None
 
 
-def _interpreted() -> bool:
+def _is_interpreted() -> bool:
+    """Whether Triton's interpreter is on, which runs kernels on a CPU. It is meant for tests."""
     return bool(importlib.import_module("triton").knobs.runtime.interpret)

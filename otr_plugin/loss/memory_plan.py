@@ -1,6 +1,7 @@
-"""How many positions' logits exist at a time, and the memory that holds them.
+"""How many positions form a chunk, and the buffer that holds the logits of one chunk.
 
-Few, large chunks: each one reads the whole weight again.
+chunked.LinearLoss calls these functions once in every forward. A chunk should be as large as memory permits, because
+the matrix product of every chunk reads the head's whole weight again.
 """
 
 from __future__ import annotations
@@ -11,28 +12,35 @@ from typing import Any
 import torch
 from torch import Tensor
 
-CHUNK_BYTES = 384 * 2**20  # on a CPU
-CHUNK_BYTES_GPU = 2**30
-SHARE_OF_FREE = 4  # a chunk takes at most a fourth of the device's free memory
+CHUNK_BYTES = 384 * 2**20  # the budget on a CPU
+CHUNK_BYTES_GPU = 2**30  # the largest budget on a GPU
+SHARE_OF_FREE = 4  # the budget on a GPU is at most the free memory divided by this
 
 
-def chunk_size(count: int, bytes_a_row: int, chunk_tokens: int | str, budget: int) -> int:
-    """Positions a chunk. auto: what fits the budget, shared evenly over as few chunks as that takes."""
+def chunk_size(count: int, bytes_per_row: int, chunk_tokens: int | str, budget: int) -> int:
+    """The number of positions in a chunk, for `count` positions whose logits take `bytes_per_row` each.
+
+    This is `chunk_tokens`, if it is a number. For "auto", positions are distributed evenly over the smallest number
+    of chunks that each fit `budget` bytes (or hold one position, if not even that fits).
+    """
     if isinstance(chunk_tokens, int):
         return chunk_tokens
-    most = max(1, budget // bytes_a_row)
-    chunks = max(1, math.ceil(count / most))
+    largest = max(1, budget // bytes_per_row)
+    chunks = max(1, math.ceil(count / largest))
     return max(1, math.ceil(count / chunks))
 
 
 def budget(device: torch.device) -> int:
-    """How many bytes of logits to have at a time on this device."""
-    free = _free(device)
+    """The number of bytes that the logits of one chunk may take on this device."""
+    free = _free_memory(device)
     return CHUNK_BYTES if free is None else min(CHUNK_BYTES_GPU, free // SHARE_OF_FREE)
 
 
-def _free(device: torch.device) -> int | None:
-    """What PyTorch may still take of a GPU's memory. Asks the driver; does not wait for the device's work."""
+def _free_memory(device: torch.device) -> int | None:
+    """The bytes that PyTorch can still allocate on a GPU; None for a CPU, or if the device does not report them.
+
+    This queries the driver and does not wait for kernels that are running.
+    """
     if device.type == "cpu":
         return None
     module: Any = torch.get_device_module(device)
@@ -40,20 +48,22 @@ def _free(device: torch.device) -> int | None:
         return None
     free, total = module.mem_get_info(device)
     reserved, allocated = module.memory_reserved(device), module.memory_allocated(device)
-    if hasattr(module, "get_per_process_memory_fraction"):  # where a limit was set, that counts
+    # A limit set by torch.cuda.set_per_process_memory_fraction can be reached before the GPU's memory is full.
+    if hasattr(module, "get_per_process_memory_fraction"):
         free = min(free, int(module.get_per_process_memory_fraction(device) * total) - reserved)
     return max(0, int(free + reserved - allocated))
 
 
-def buffer(like: Tensor, rows: int, width: int, dtype: torch.dtype, room: int) -> Tensor:
-    """Memory for up to `rows` rows of logits: half as many, and so on, where there is not enough.
+def buffer(like: Tensor, rows: int, width: int, dtype: torch.dtype, temporary_bytes: int) -> Tensor:
+    """Allocate [rows, width] for logits, on like's device; with fewer rows (halved repeatedly) if memory is short.
 
-    `room` is how many bytes a row have to be left beside it, for what else a chunk needs for a while.
+    `temporary_bytes` is the number of bytes per row to keep free for temporaries.
     """
     while True:
         try:
             memory = like.new_empty(rows, width, dtype=dtype)
-            like.new_empty(rows * room, dtype=torch.uint8)  # and forgotten: it only had to fit
+            # Freed at once: this allocation only shows that the temporaries will fit beside the logits.
+            like.new_empty(rows * temporary_bytes, dtype=torch.uint8)
             return memory
         except torch.OutOfMemoryError:
             if rows <= 1:

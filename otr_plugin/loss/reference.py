@@ -1,7 +1,8 @@
-"""The specification: OTR on whole logits, in any dtype, with autograd's gradient.
+"""The specification: the loss on whole logits in plain PyTorch, in any dtype, with autograd's gradient.
 
-Written to be checked against the paper by eye. Tests compare everything else with it;
-it holds every logit at once, and nobody trains with it.
+It is written to be compared with the paper by eye, and tests compare everything else with it. It stands alone: the
+package imports nothing from here, so an error cannot be on both sides of a comparison. It stores all logits at once
+and is not meant for training.
 """
 
 from __future__ import annotations
@@ -20,21 +21,18 @@ def whole_logits(
     logit_scale: float = 1.0,
     softcap: float | None = None,
 ) -> Tensor:
+    """The logits [N, V] of a head, from hidden [N, D], weight [V, D] and bias [V]."""
     return finish(torch.nn.functional.linear(hidden, weight, bias), logit_scale, softcap)
 
 
 def finish(z: Tensor, logit_scale: float = 1.0, softcap: float | None = None) -> Tensor:
+    """Scale and softcap the output of a matrix product."""
     z = z * logit_scale
     return z if softcap is None else softcap * torch.tanh(z / softcap)
 
 
-def within_rounding(top_p: float, dtype: torch.dtype) -> float:
-    """0.5 + 0.3 reaches 0.8, however the sum is rounded."""
-    return top_p * (1 - 8 * torch.finfo(dtype).eps)
-
-
 def rollout_distribution(z: Tensor, config: OTRConfig) -> Tensor:
-    """q: softmax(z / kappa), cut to top_k and top_p and renormalised. Carries no gradient."""
+    """q: softmax(z / kappa), restricted to top_k and top_p and normalised again. Without gradient."""
     z = z.detach() / config.temperature
     q = z.softmax(-1)
     keep = torch.ones_like(q, dtype=torch.bool)
@@ -43,18 +41,19 @@ def rollout_distribution(z: Tensor, config: OTRConfig) -> Tensor:
         keep &= z >= kth
     if config.top_p < 1:
         ordered, index = z.sort(-1, descending=True)
-        short_of_it = q.gather(-1, index).cumsum(-1) < within_rounding(config.top_p, q.dtype)
-        crossing = short_of_it.sum(-1, keepdim=True).clamp(max=q.shape[-1] - 1)
+        target = config.top_p * (1 - 8 * torch.finfo(q.dtype).eps)  # so that 0.5 + 0.3 reaches 0.8 despite rounding
+        falls_short = q.gather(-1, index).cumsum(-1) < target
+        crossing = falls_short.sum(-1, keepdim=True).clamp(max=q.shape[-1] - 1)
         keep &= z >= ordered.gather(-1, crossing)
     q = q * keep
     return q / q.sum(-1, keepdim=True)
 
 
 def count_draws(q: Tensor, labels: Tensor, uniforms: Tensor) -> Tensor:
-    """n: how often each token is drawn by these uniforms [N, K], as [N, V].
+    """n [N, V]: how often each token is drawn from q [N, V] by the uniforms [N, K].
 
-    A uniform below q_y draws the label; any other draws the first token in vocabulary order
-    at which the running sum of q over the tokens that are not the label exceeds u - q_y.
+    A uniform u below q_y draws the label y. Any other draws the first token in vocabulary order at which the running
+    sum of q over the tokens other than the label exceeds u - q_y.
     """
     label = labels.unsqueeze(-1)
     q_label = q.gather(-1, label)
@@ -62,8 +61,8 @@ def count_draws(q: Tensor, labels: Tensor, uniforms: Tensor) -> Tensor:
     running = others.cumsum(-1)
     rest = uniforms.to(q.dtype) - q_label
     token = torch.searchsorted(running, rest.clamp(min=0), right=True)
-    reachable = (running < running[..., -1:]).sum(-1, keepdim=True)  # the last token with mass
-    token = torch.where(rest < 0, label, token.minimum(reachable))
+    last = (running < running[..., -1:]).sum(-1, keepdim=True)  # rounding must not move a draw behind the last mass
+    token = torch.where(rest < 0, label, token.minimum(last))
     return torch.zeros_like(q).scatter_add(-1, token, torch.ones_like(rest))
 
 
@@ -75,7 +74,7 @@ def otr_loss_on_logits(
     num_items: float | Tensor | None = None,
     uniforms: Tensor | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """logits [N, V], labels [N], uniforms [N, K] -> the loss, and the metrics' sums over trained positions."""
+    """The loss, and the metrics' sums over trained positions, of logits [N, V], labels [N] and uniforms [N, K]."""
     trained = labels != -100
     z, y = logits[trained], labels[trained]
     log_p = z.log_softmax(-1)
@@ -85,23 +84,32 @@ def otr_loss_on_logits(
     p_label = (p * is_label).sum(-1)
     rows = {}
     if config.objective == "otr":
-        share = q = rollout_distribution(z, config)
-        if config.draws:
+        q = rollout_distribution(z, config)
+        q_label = (q * is_label).sum(-1)
+        if config.estimator == "sampled":
             assert uniforms is not None
             share = count_draws(q, y, uniforms[trained]) / config.samples
+            unsampled = ((share * is_label).sum(-1) == 0).to(z.dtype)
+        elif config.estimator == "exact":
+            share = q
+            unsampled = (1 - q_label) ** config.samples
+        else:
+            raise _not_implemented("estimator", config.estimator, "sampled", "exact")
         reward = config.beta + (1 - config.beta) * is_label
         mean_reward = (share * reward).sum(-1)
         if config.baseline == "mean":
             reward = reward - mean_reward.unsqueeze(-1)
-        # What is never drawn adds nothing, also where its log p is -inf.
+        elif config.baseline != "none":
+            raise _not_implemented("baseline", config.baseline, "none", "mean")
+        # A token that is never drawn adds 0, even if its log p is -inf.
         objective = -torch.where(share > 0, share * reward * log_p, 0).sum(-1)
-        hit_rate = (share * is_label).sum(-1)
-        missed = (hit_rate == 0).to(z.dtype) if config.draws else (1 - hit_rate) ** config.samples
-        rows = {"reward": mean_reward, "hit_rate": hit_rate, "unsampled": missed}
+        rows = {"reward": mean_reward, "hit_rate": (share * is_label).sum(-1), "unsampled": unsampled}
     elif config.objective == "dft":
         objective = torch.where(p_label > 0, p_label * nll, 0)
-    else:
+    elif config.objective == "sft":
         objective = nll
+    else:
+        raise _not_implemented("objective", config.objective, "otr", "dft", "sft")
     if config.nll_weight:
         objective = objective + config.nll_weight * nll
     rows |= {
@@ -128,6 +136,11 @@ def otr_loss_reference(
     logit_scale: float = 1.0,
     softcap: float | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """The same function as `otr_loss`."""
+    """The same function as otr_loss, for given uniforms."""
     z = whole_logits(hidden, weight, bias=bias, logit_scale=logit_scale, softcap=softcap)
     return otr_loss_on_logits(z, labels, config, num_items=num_items, uniforms=uniforms)
+
+
+def _not_implemented(setting: str, value: object, *implemented: str) -> NotImplementedError:
+    names = ", ".join(repr(name) for name in implemented)
+    return NotImplementedError(f"{__name__}: {setting} {value!r} is not implemented; implemented are {names}")

@@ -1,4 +1,7 @@
-"""Which tokens may be drawn, and which are: the rollout's two decisions, vectorised over rows."""
+"""Which tokens can be drawn (draw_threshold), and which ones are drawn (draw). For all rows of a block at once.
+
+torch_kernel.py calls both. The Triton kernels implement the same functions, and share top_p_target.
+"""
 
 from __future__ import annotations
 
@@ -6,76 +9,94 @@ import torch
 from torch import Tensor
 
 from otr_plugin.config import OTRConfig
-from otr_plugin.loss.reference import within_rounding
 
-TILE = 64  # tokens whose mass is summed before a draw looks for its own among them
+TILE = 64  # tokens in a tile; draw finds the tile of a draw before it finds the token
 
 
 def draw(q: Tensor, label: Tensor, q_label: Tensor, uniforms: Tensor) -> tuple[Tensor, Tensor]:
-    """The token that each uniform picks: (tokens [R, K], whether it is the label [R, K]).
+    """The token that each uniform picks.
 
-    q [R, tiles * TILE] need not sum to one. It must be 0 at the label, whose mass comes as q_label [R, 1].
-    A uniform u picks the label if u < q_label; otherwise the first other token in vocabulary order at which
-    the running sum of q exceeds u - q_label (with everything measured in units of the total).
+    A uniform u picks the label if u < q_label. Otherwise it picks the first other token in vocabulary order at which
+    the running sum of q exceeds u - q_label. (q and q_label are divided by their total first.)
 
-    One running sum over the whole vocabulary would leave rare tokens no width in float32. So a draw first
-    finds its tile, by a running sum of the tiles' masses in float64, and then its token inside, by a
-    running sum that starts from zero. (Where that would read more than the vocabulary, tiles are single tokens.)
+    Args:
+        q: [R, tiles * TILE], the probabilities of the tokens up to a factor per row; 0 at the label and in the padding.
+        label: [R, 1].
+        q_label: [R, 1], the label's probability, with the same factor as q.
+        uniforms: [R, K], in [0, 1).
+
+    Returns:
+        The tokens [R, K], and whether they are the label [R, K].
+
+    In float32, one running sum over a large vocabulary would round away the probabilities of rare tokens. So each
+    draw first finds its tile by a running sum over the tiles, in float64, and then its token by a running sum within
+    the tile. (With so many draws that reading K tiles costs more than reading the vocabulary, a tile is one token.)
     """
     width = TILE if q.shape[1] > uniforms.shape[1] * TILE else 1
-    tables = q.view(len(q), -1, width)
-    ends = tables.sum(-1).cumsum(-1, dtype=torch.float64)
-    others = ends[:, -1:]
+    tiles = q.view(len(q), -1, width)
+    tile_ends = tiles.sum(-1).cumsum(-1, dtype=torch.float64)
+    others = tile_ends[:, -1:]
     rest = uniforms.double() * (others + q_label) - q_label
     is_label = (rest < 0) | (others == 0)
-    # Below the total, so that a tile with mass is found, however the sum above was rounded.
+    # Keep rest below the total, so that rounding cannot move a draw behind the last tile that has mass.
     rest = torch.minimum(rest.clamp_(min=0), others * (1 - 2**-52))
-    tile = torch.searchsorted(ends, rest, right=True).clamp_(max=tables.shape[1] - 1)
+    tile = torch.searchsorted(tile_ends, rest, right=True).clamp_(max=tiles.shape[1] - 1)
     token = tile
     if width > 1:
-        starts = torch.nn.functional.pad(ends, (1, 0))
-        rest = (rest - starts.gather(1, tile)).to(q.dtype)
-        row = torch.arange(len(q), device=q.device).unsqueeze(1) * tables.shape[1]
-        inside = q.view(-1, width).index_select(0, (row + tile).view(-1)).cumsum(-1)
-        place = (inside <= rest.view(-1, 1)).sum(-1)
-        last = (inside < inside[:, -1:]).sum(-1)  # of the tile's tokens with mass: rest may be rounded up
+        tile_starts = torch.nn.functional.pad(tile_ends, (1, 0))
+        rest = (rest - tile_starts.gather(1, tile)).to(q.dtype)
+        first_tile_of_row = torch.arange(len(q), device=q.device).unsqueeze(1) * tiles.shape[1]
+        running = q.view(-1, width).index_select(0, (first_tile_of_row + tile).view(-1)).cumsum(-1)
+        place = (running <= rest.view(-1, 1)).sum(-1)
+        # Rounding may move rest behind the last token of the tile that has mass; that token is then the draw.
+        last = (running < running[:, -1:]).sum(-1)
         token = tile * width + torch.minimum(place, last).view_as(tile)
     return torch.where(is_label, label, token), is_label
 
 
 def draw_threshold(x: Tensor, config: OTRConfig) -> Tensor | None:
-    """The logit [R, 1] below which no token is drawn, or None if all may be."""
+    """The logit [R, 1] below which no token can be drawn (top_k, top_p), for logits x [R, V]; None for no limit."""
     threshold = None
     if config.top_k is not None:
         threshold = largest_reaching(x, torch.ones_like(x), config.top_k)
     if config.top_p < 1:
         mass = (x / config.temperature).softmax(-1)
-        nucleus = largest_reaching(x, mass, within_rounding(config.top_p, x.dtype))
+        nucleus = largest_reaching(x, mass, top_p_target(config.top_p, x.dtype))
         threshold = nucleus if threshold is None else torch.maximum(threshold, nucleus)
     return threshold
 
 
-def largest_reaching(x: Tensor, mass: Tensor, target: float) -> Tensor:
-    """The largest t [R, 1] for which the mass of all x >= t is at least target, or else x's minimum.
+def top_p_target(top_p: float, dtype: torch.dtype) -> float:
+    """The sum of probabilities that counts as top_p: less by a few roundings, so that 0.5 + 0.3 reaches 0.8."""
+    return top_p * (1 - 8 * torch.finfo(dtype).eps)
 
-    Exact, by bisection over the numbers that the dtype has: no sort, no wait for the device, and a fixed
-    number of passes.
+
+def largest_reaching(x: Tensor, mass: Tensor, target: float) -> Tensor:
+    """The largest t [R, 1] for which the mass of all tokens with x >= t reaches target; x's minimum if none does.
+
+    The result is exact. It comes from a bisection over all floating-point numbers of x's dtype, which takes a fixed
+    number of passes over x, sorts nothing, and does not make the CPU wait for the device.
     """
     low, high = _to_ordinal(x.amin(-1, keepdim=True)), _to_ordinal(x.amax(-1, keepdim=True)) + 1
     for _ in range(8 * x.itemsize):
-        middle = (low & high) + ((low ^ high) >> 1)  # the mean, rounded down, without overflow
+        middle = (low & high) + ((low ^ high) >> 1)  # (low + high) // 2, without overflow
         reached = mass.where(x >= _from_ordinal(middle, x.dtype), 0).sum(-1, keepdim=True) >= target
         low, high = torch.where(reached, middle, low), torch.where(reached, high, middle)
     return _from_ordinal(low, x.dtype)
 
 
 def _to_ordinal(x: Tensor) -> Tensor:
-    """Integers in the order of the floats: negative ones have their bits counted downwards."""
+    """Integers in the same order as the floats x.
+
+    The bits of a float, read as an integer, increase with a positive float and decrease with a negative one; so the
+    bits of negative floats, apart from the sign, are inverted.
+    """
     bits = x.contiguous().view(torch.int32 if x.dtype == torch.float32 else torch.int64)
     return torch.where(bits < 0, bits ^ torch.iinfo(bits.dtype).max, bits).long()
 
 
 def _from_ordinal(ordinal: Tensor, dtype: torch.dtype) -> Tensor:
-    kind = torch.int32 if dtype == torch.float32 else torch.int64
-    bits = torch.where(ordinal < 0, ordinal ^ torch.iinfo(kind).max, ordinal).to(kind)
+    """The inverse of _to_ordinal."""
+    integer = torch.int32 if dtype == torch.float32 else torch.int64
+    bits = torch.where(ordinal < 0, ordinal ^ torch.iinfo(integer).max, ordinal).to(integer)
     return bits.view(dtype)

@@ -1,11 +1,14 @@
-"""One chunk of logits -> objective, metrics, and the gradient with respect to the logits, in place.
+"""The chunk kernel in plain PyTorch, for every device: metrics from a chunk of logits, and their gradient in place.
 
-Plain PyTorch, for every device. Rows are independent, so on a CPU they are worked off a few at a time:
-all that a row goes through then happens while it is in the cache, and only the GEMMs on either side wait
-for memory. Arithmetic is float32 (float64 for float64 logits), whatever the logits' dtype.
+chunked.LinearLoss calls compute_chunk between its matrix products. The docstring of compute_chunk is the contract that
+Triton's kernel fulfils too.
 
-Both estimators are one formula. With s_a the share of the draws that are token a (sampled: n_a / K; exact:
-q_a), the rewards r_a = 1 for the label and beta for any other, and the baseline b:
+Rows are independent. On a CPU they are processed in small blocks: all operations on a block then run while it is in
+the cache, and only the matrix products before and after access the main memory. Arithmetic is float32 (float64 for
+float64 logits), whatever the dtype of the logits.
+
+Both estimators of `objective: otr` are one formula. Let s_a be the share of the draws that are token a (sampled:
+n_a / K; exact: q_a), r_a its reward (1 for the label and beta for any other token) and b the baseline. Then
 
     J     = -sum_a s_a (r_a - b) log p_a
     dJ/dz = S p_a - s_a (r_a - b),    S = sum_a s_a (r_a - b)
@@ -19,23 +22,23 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from otr_plugin.config import OTRConfig
+from otr_plugin.config import OTRConfig, not_implemented
 from otr_plugin.loss.sampling import TILE, draw, draw_threshold
-from otr_plugin.metrics import ROW_METRICS
+from otr_plugin.metrics import DRAW_METRICS, ROW_METRICS
 
-# How many logits are worked on at a time. On a CPU a block and its scratch are 16 MB, which a shared cache
-# holds; elsewhere there are launches to save instead.
+# The number of logits in a block. On a CPU, a block and its scratch memory are 16 MB, which fit a shared cache. On a
+# GPU, larger blocks mean fewer kernel launches.
 BLOCK_ELEMENTS_CPU = 2**20
 BLOCK_ELEMENTS = 2**24
 
 
 def precise(dtype: torch.dtype) -> torch.dtype:
-    """The dtype of exponentials and sums over logits of this one."""
+    """The dtype for exponentials and sums over logits of this dtype: float32, or float64 for float64."""
     return torch.promote_types(dtype, torch.float32)
 
 
 def padded(vocabulary: int) -> int:
-    """How long a row is in memory: whole tiles, so that a row is also a table [tiles, TILE]."""
+    """The width of a row of logits in memory: the vocabulary, rounded up to whole tiles of TILE tokens."""
     return math.ceil(vocabulary / TILE) * TILE
 
 
@@ -43,7 +46,7 @@ def compute_chunk(
     logits: Tensor,
     labels: Tensor,
     uniforms: Tensor | None,
-    stats: Tensor,
+    row_metrics: Tensor,
     config: OTRConfig,
     *,
     vocabulary: int,
@@ -51,69 +54,89 @@ def compute_chunk(
     softcap: float | None,
     with_grad: bool,
 ) -> None:
-    """Fill stats [C, metrics.ROW_METRICS], and turn logits [C, padded(V)] into their gradient (if with_grad).
+    """Compute the metrics and the gradient of one chunk of positions. This is the contract of every chunk kernel.
 
-    Row by row a pure function of logits, label and uniforms: neither chunk nor block shows in the result.
-    A label outside the vocabulary gives NaN.
+    A kernel is a pure function of a row's logits, label and uniforms: it draws no random numbers, the same input
+    gives the same bits, and a row's result does not depend on the other rows of the chunk.
+
+    Args:
+        logits: [C, padded(V)], the head's output before logit_scale and softcap; the contents of the columns from V
+            on are arbitrary. With with_grad, the first V columns are overwritten with the gradient of each row's
+            objective with respect to these logits, not divided by num_items. Otherwise their contents are undefined
+            afterwards.
+        labels: [C], int64 or int32. The caller has removed positions that are not trained.
+        uniforms: [C, K], float32 or float64, in [0, 1); None unless config.draws.
+        row_metrics: [C, len(ROW_METRICS)], of dtype precise(logits.dtype). Every column is overwritten, in the order
+            of ROW_METRICS. "objective" includes the term of nll_weight; DRAW_METRICS are NaN without a rollout.
+        config: the settings. For an objective, estimator or baseline without an implementation, a kernel raises
+            NotImplementedError.
+        vocabulary: V.
+        logit_scale, softcap: as for otr_loss.
+        with_grad: whether to compute the gradient.
+
+    A label outside the vocabulary makes that row's metrics and gradient NaN, and reads no memory out of bounds. (On a
+    GPU this is the only check of the labels.) NaN among the logits makes only the results of that row NaN.
     """
     elements = BLOCK_ELEMENTS_CPU if logits.device.type == "cpu" else BLOCK_ELEMENTS
     step = min(max(1, elements // logits.shape[1]), len(logits))
-    # Allocated once: memory that is fresh for every block would cost more than what is computed in it.
+    # Allocate the scratch memory once: on a CPU, the first use of fresh memory costs more than the arithmetic.
     all_scratch = logits.new_empty(4, step, logits.shape[1], dtype=precise(logits.dtype))
     for start in range(0, len(logits), step):
-        part = slice(start, start + step)
-        label = labels[part].long().unsqueeze(1)
-        valid = (label >= 0) & (label < vocabulary)
-        label = label.where(valid, 0)
+        block = slice(start, start + step)
+        label = labels[block].long().unsqueeze(1)
+        is_valid = (label >= 0) & (label < vocabulary)
+        label = label.where(is_valid, 0)
         scratch = _Scratch(*all_scratch[:, : len(label)])
 
-        x, slope = _final_logits(logits[part], scratch, vocabulary, logit_scale, softcap)
-        threshold = draw_threshold(x, config) if config.objective == "otr" else None
+        x, softcap_slope = _final_logits(logits[block], scratch, vocabulary, logit_scale, softcap)
+        threshold = draw_threshold(x, config) if config.has_rollout else None
         excluded = None if threshold is None else x < threshold
         policy = _policy(x, label, scratch)
-        if config.draws:
-            assert uniforms is not None
-            term = _sampled(policy, label, excluded, uniforms[part], config, scratch)
-        elif config.objective == "otr":
-            term = _exact(policy, label, excluded, config, scratch)
-        else:
-            term = _weighted_nll(policy, config)
+        match config.objective:
+            case "otr":
+                term = _rollout(policy, label, excluded, None if uniforms is None else uniforms[block], config, scratch)
+            case "dft":
+                term = _weighted_nll(policy, policy.label_prob)
+            case "sft":
+                term = _weighted_nll(policy, torch.ones_like(policy.nll))
+            case _:
+                raise not_implemented(__name__, "objective", config.objective, ("otr", "dft", "sft"))
 
         columns = policy.metrics | term.metrics
         columns["objective"] = term.objective
-        if config.nll_weight:  # not 0 * inf, where the label is excluded
+        if config.nll_weight:  # a label with logit -inf has an infinite NLL, and 0 * inf would be NaN
             columns["objective"] = term.objective + config.nll_weight * policy.nll
-        for name, column in columns.items():
-            stats[part, ROW_METRICS.index(name)] = column.where(valid, math.nan).squeeze(1)
+        for index, name in enumerate(ROW_METRICS):
+            row_metrics[block, index] = columns[name].where(is_valid, math.nan).squeeze(1)
         if with_grad:
-            # p is not wanted any more: its memory, or the logits', takes the gradient.
+            # Write the gradient into the logits, or into p's memory if the logits have a lower precision.
             out = x if x.dtype == logits.dtype else policy.p
-            scale = (term.scale + config.nll_weight).where(valid, math.nan)
-            torch.mul(policy.p, scale / policy.p_sum, out=out)
-            term.subtract_drawn(out)
+            p_factor = (term.p_factor + config.nll_weight).where(is_valid, math.nan)
+            torch.mul(policy.p, p_factor / policy.p_sum, out=out)
+            term.subtract_draws(out)
             out.scatter_add_(1, label, -(term.at_label + config.nll_weight))
-            if slope is not None:
-                out.mul_(slope)
+            if softcap_slope is not None:
+                out.mul_(softcap_slope)
             if logit_scale != 1:
                 out.mul_(logit_scale)
             if out is not x:
-                logits[part] = out
+                logits[block] = out
 
 
 class _Scratch(NamedTuple):
-    """Memory for one block, [R, padded(V)] each."""
+    """Memory for the temporaries of one block of R rows, [R, padded(V)] each."""
 
-    x: Tensor  # only where logits have to be copied to be precise
+    x: Tensor  # the logits in higher precision; only used if their own dtype is lower
     p: Tensor
     q: Tensor
     product: Tensor
 
 
 class _Policy(NamedTuple):
-    """p = softmax(x), and what follows from it alone. Single numbers a row are [R, 1]."""
+    """p = softmax(x) of one block, and the values that follow from p and the label. One number per row is [R, 1]."""
 
-    x: Tensor  # less its largest, and finite
-    p: Tensor  # sums to p_sum: softmax adds up a long row less exactly than a sum by halves does
+    x: Tensor  # the logits minus the row's largest, clamped to finite values
+    p: Tensor  # sums to p_sum, not to 1: torch.softmax sums long rows less exactly than torch.sum does
     p_sum: Tensor
     log_z: Tensor  # log p_a = x_a - log_z
     nll: Tensor
@@ -122,27 +145,35 @@ class _Policy(NamedTuple):
 
 
 class _Term(NamedTuple):
-    """What an objective adds: dJ/dz = scale * p - (what was drawn) - at_label (at the label)."""
+    """The objective of one block without the term of nll_weight, and the parts of its gradient.
+
+    dJ/dz = p_factor * p - (the part of the drawn tokens) - (at_label, at the label). The part of the drawn tokens is
+    either sparse or dense. [R, 1] unless said otherwise.
+    """
 
     objective: Tensor
-    scale: Tensor
+    p_factor: Tensor
     at_label: Tensor
     metrics: dict[str, Tensor]
-    sparse: tuple[Tensor, Tensor] | None = None  # tokens [R, K], what to subtract there (the same for equals)
-    dense: tuple[Tensor, Tensor] | None = None  # q [R, V], its factor [R, 1]
+    sparse: tuple[Tensor, Tensor] | None = None  # tokens [R, K] and their values [R, K], equal for equal tokens
+    dense: tuple[Tensor, Tensor] | None = None  # q [R, padded(V)] and its factor
 
-    def subtract_drawn(self, out: Tensor) -> None:
+    def subtract_draws(self, gradient: Tensor) -> None:
+        """Subtract the part of the drawn tokens in place."""
         if self.sparse is not None:
             tokens, values = self.sparse
-            out.scatter_(1, tokens, out.gather(1, tokens) - values)
+            gradient.scatter_(1, tokens, gradient.gather(1, tokens) - values)
         if self.dense is not None:
-            out.addcmul_(*self.dense, value=-1)
+            gradient.addcmul_(*self.dense, value=-1)
 
 
 def _final_logits(
     raw: Tensor, scratch: _Scratch, vocabulary: int, logit_scale: float, softcap: float | None
 ) -> tuple[Tensor, Tensor | None]:
-    """(The logits, in raw's own memory if its dtype is precise; their slope under the softcap.)"""
+    """The scaled and softcapped logits with -inf as padding, and the derivative of the softcap (None without one).
+
+    The logits overwrite `raw` if its dtype is precise enough, and scratch.x otherwise.
+    """
     x = raw if raw.dtype == scratch.x.dtype else scratch.x.copy_(raw)
     slope = None
     if logit_scale != 1:
@@ -156,22 +187,41 @@ def _final_logits(
 
 
 def _policy(x: Tensor, label: Tensor, scratch: _Scratch) -> _Policy:
-    top, first = _first_max(x)
-    label_below_top = x.gather(1, label) - top
-    # Finite, so that an excluded token's 0 * -inf stays out of the sums.
-    x = x.sub_(top).clamp_(min=torch.finfo(x.dtype).min)
+    largest, argmax = _row_max(x)
+    label_x = x.gather(1, label) - largest
+    # Clamp -inf, the logit of an excluded token, because 0 * -inf would put NaN into the sums of p * x.
+    x = x.sub_(largest).clamp_(min=torch.finfo(x.dtype).min)
     p = torch.softmax(x, -1, out=scratch.p)
     p_sum = p.sum(-1, keepdim=True)
-    log_z = p_sum.log() - p.gather(1, first).log()
-    nll = log_z - label_below_top
+    log_z = p_sum.log() - p.gather(1, argmax).log()
+    nll = log_z - label_x
     label_prob = p.gather(1, label) / p_sum
     metrics = {
         "nll": nll,
         "label_prob": label_prob,
-        "accuracy": (first == label).to(x.dtype),
+        "accuracy": (argmax == label).to(x.dtype),
         "entropy": log_z - _sum_of_product(p, x, scratch) / p_sum,
     }
     return _Policy(x, p, p_sum, log_z, nll, label_prob, metrics)
+
+
+def _rollout(
+    policy: _Policy,
+    label: Tensor,
+    excluded: Tensor | None,
+    uniforms: Tensor | None,
+    config: OTRConfig,
+    scratch: _Scratch,
+) -> _Term:
+    """`objective: otr`. `excluded` marks the tokens that cannot be drawn."""
+    match config.estimator:
+        case "sampled":
+            assert uniforms is not None
+            return _sampled(policy, label, excluded, uniforms, config, scratch)
+        case "exact":
+            return _exact(policy, label, excluded, config, scratch)
+        case _:
+            raise not_implemented(__name__, "estimator", config.estimator, ("sampled", "exact"))
 
 
 def _sampled(
@@ -190,16 +240,16 @@ def _sampled(
     reward = config.beta + (1 - config.beta) * hit
     hit_rate = hit.mean(-1, keepdim=True)
     mean_reward = config.beta + (1 - config.beta) * hit_rate
-    baseline = mean_reward if config.baseline == "mean" else torch.zeros_like(mean_reward)
+    baseline = _baseline(config, mean_reward)
     advantage = reward - baseline
     log_p = policy.x.gather(1, tokens) - policy.log_z
 
-    # How often each token came up, at each of its draws: equal draws then agree on what they subtract,
-    # so the order in which they are written does not matter. q is not wanted any more and counts.
+    # Reuse q's memory for the number of draws per token, and read it at every draw. Draws of the same token then carry
+    # the same value, so the order in which subtract_draws writes them is irrelevant.
     count = q.scatter_(1, tokens, 0).scatter_add_(1, tokens, torch.ones_like(reward)).gather(1, tokens)
     return _Term(
         objective=-(advantage * log_p).mean(-1, keepdim=True),
-        scale=mean_reward - baseline,
+        p_factor=mean_reward - baseline,
         at_label=torch.zeros_like(hit_rate),
         metrics={
             "reward": mean_reward,
@@ -215,50 +265,58 @@ def _exact(policy: _Policy, label: Tensor, excluded: Tensor | None, config: OTRC
     q_sum = q.sum(-1, keepdim=True)
     q_label = q.gather(1, label) / q_sum
     mean_reward = config.beta + (1 - config.beta) * q_label
-    baseline = mean_reward if config.baseline == "mean" else torch.zeros_like(mean_reward)
-    beta = config.beta - baseline
+    baseline = _baseline(config, mean_reward)
+    other_advantage = config.beta - baseline  # of every token but the label
     at_label = (1 - config.beta) * q_label
     cross_entropy = policy.log_z - _sum_of_product(q, policy.x, scratch) / q_sum
     return _Term(
-        objective=torch.where(q_label > 0, at_label * policy.nll, 0) + beta * cross_entropy,
-        scale=mean_reward - baseline,
+        objective=torch.where(q_label > 0, at_label * policy.nll, 0) + other_advantage * cross_entropy,
+        p_factor=mean_reward - baseline,
         at_label=at_label,
         metrics={
             "reward": mean_reward,
             "hit_rate": q_label,
             "unsampled": (1 - q_label) ** config.samples,
         },
-        dense=(q, beta / q_sum),
+        dense=(q, other_advantage / q_sum),
     )
 
 
-def _weighted_nll(policy: _Policy, config: OTRConfig) -> _Term:
-    """dft, sft: the NLL times a weight without gradient; nothing is drawn."""
-    weight = policy.label_prob if config.objective == "dft" else torch.ones_like(policy.nll)
-    none = torch.full_like(weight, math.nan)
+def _weighted_nll(policy: _Policy, weight: Tensor) -> _Term:
+    """`objective: dft` and `objective: sft`: the NLL times a weight [R, 1] that carries no gradient."""
     return _Term(
         objective=torch.where(weight > 0, weight * policy.nll, 0),
-        scale=weight,
+        p_factor=weight,
         at_label=weight,
-        metrics={"reward": none, "hit_rate": none, "unsampled": none},
+        metrics=dict.fromkeys(DRAW_METRICS, torch.full_like(weight, math.nan)),
     )
+
+
+def _baseline(config: OTRConfig, mean_reward: Tensor) -> Tensor:
+    match config.baseline:
+        case "none":
+            return torch.zeros_like(mean_reward)
+        case "mean":
+            return mean_reward
+        case _:
+            raise not_implemented(__name__, "baseline", config.baseline, ("none", "mean"))
 
 
 def _rollout_distribution(x: Tensor, excluded: Tensor | None, config: OTRConfig, scratch: _Scratch) -> Tensor:
-    """q = softmax(x / kappa) over what may be drawn."""
+    """q = softmax(x / kappa) over the tokens that can be drawn."""
     scaled = torch.mul(x, 1 / config.temperature, out=scratch.product)
     if excluded is not None:
         scaled.masked_fill_(excluded, -math.inf)
     return torch.softmax(scaled, -1, out=scratch.q)
 
 
-def _sum_of_product(share: Tensor, x: Tensor, scratch: _Scratch) -> Tensor:
-    return torch.mul(share, x, out=scratch.product).sum(-1, keepdim=True)
+def _sum_of_product(a: Tensor, b: Tensor, scratch: _Scratch) -> Tensor:
+    return torch.mul(a, b, out=scratch.product).sum(-1, keepdim=True)
 
 
-def _first_max(x: Tensor) -> tuple[Tensor, Tensor]:
-    """The largest of each row and its index, the first of equals; [R, 1] each. Faster than argmax."""
-    tables = x.view(len(x), -1, TILE)
-    top, tile = tables.amax(-1).max(-1, keepdim=True)
-    place = tables.gather(1, tile.unsqueeze(-1).expand(-1, -1, TILE)).squeeze(1).argmax(-1, keepdim=True)
-    return top, tile * TILE + place
+def _row_max(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Each row's maximum and its first index, [R, 1] each. Faster than torch.max on long rows: tile by tile."""
+    tiles = x.view(len(x), -1, TILE)
+    largest, tile = tiles.amax(-1).max(-1, keepdim=True)
+    place = tiles.gather(1, tile.unsqueeze(-1).expand(-1, -1, TILE)).squeeze(1).argmax(-1, keepdim=True)
+    return largest, tile * TILE + place

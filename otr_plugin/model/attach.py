@@ -1,4 +1,4 @@
-"""attach(): finds the model that owns the head, under whatever wraps it, and makes it train with OTR."""
+"""attach(): makes a Hugging Face causal language model train with OTR."""
 
 from __future__ import annotations
 
@@ -6,35 +6,51 @@ from typing import Any
 
 from torch import nn
 
-from otr_plugin.autoload import know_trainers
+from otr_plugin.autoload import patch_trainers, unpatch_trainers
 from otr_plugin.config import OTRConfig
 from otr_plugin.model.handle import HANDLE_ATTRIBUTE, Handle
+
+REASON = "an attached model"
 
 
 def attach(model: nn.Module, config: OTRConfig | None = None, *, seed: int = 0) -> Handle:
     """Make a Hugging Face causal language model (PEFT-wrapped, compiled or neither) train with OTR.
 
-    `handle.detach()` makes it what it was. Evaluation (model.eval(), with labels) stays plain NLL. Draws come
-    from a generator of OTR's own, keyed by seed, step, micro-batch and rank.
+    From then on `model(..., labels=...)` returns OTR's loss in training, and plain NLL in evaluation. Draws come from a
+    generator of OTR's own, keyed by `seed`, the optimiser step, the micro-batch and the rank.
+
+    While any model is attached, transformers' `Trainer.__init__` and TRL's `SFTTrainer.__init__` are wrapped in this
+    process, so that a trainer that is constructed with an attached model follows its own steps and logs OTR's metrics.
+    Trainers of other models are unaffected.
+
+    `handle.detach()` restores the model, and with the last attached model the trainer classes. A model that is attached
+    again is detached first.
     """
     inner = find_causal_lm(model)
     if hasattr(inner, HANDLE_ATTRIBUTE):
         getattr(inner, HANDLE_ATTRIBUTE).detach()
-    know_trainers()
-    return Handle(inner, OTRConfig() if config is None else config, seed)
+    handle = Handle(inner, OTRConfig() if config is None else config, seed)
+    patch_trainers(REASON)
+    handle.on_detach.append(_unpatch_trainers_after_the_last)
+    return handle
+
+
+def _unpatch_trainers_after_the_last() -> None:
+    if not Handle.attached:
+        unpatch_trainers(REASON)
 
 
 def attached_handle(model: Any) -> Handle | None:
-    """What attach() gave for this model, if it is attached."""
+    """The handle of an attached model; None for any other object."""
     try:
         handle: Handle | None = getattr(find_causal_lm(model), HANDLE_ATTRIBUTE, None)
-    except ValueError:  # no causal language model
+    except ValueError:
         return None
     return handle
 
 
 def find_causal_lm(model: Any) -> Any:
-    """The model that owns the head, under whatever wraps it."""
+    """The model that owns the language-model head, under torch.compile, DDP and PEFT."""
     inner = model
     while True:
         if hasattr(inner, "_orig_mod"):
@@ -49,6 +65,6 @@ def find_causal_lm(model: Any) -> Any:
     if head is None or not hasattr(inner, "loss_function"):
         raise ValueError(
             f"otr: expected a causal language model of transformers, got {type(inner).__name__}: "
-            + ("it has no loss_function." if head is not None else "get_output_embeddings() gives no head.")
+            + ("it has no loss_function." if head is not None else "get_output_embeddings() returns no head.")
         )
     return inner

@@ -1,8 +1,10 @@
-"""The first training step: is what OTR computes from this model's head what the model itself computes?
+"""The first-step check: OTR's logits and NLL agree with the model's own at a few trained positions.
 
-A head may do more than a matrix product, and a model may do more with its output, than OTR knows of. So on the
-first training step, the head's own output for a few positions goes through the model's own code to the loss, and
-there logits and NLL are compared with OTR's. A mismatch refuses to train, with both numbers.
+A head may do more than a matrix product, and a model may do more to the head's output than the scale and softcap that
+OTR applies; the loss would then be wrong without any sign of it. So in the first training step, the head's original
+forward computes the logits of a few trained positions, and the model's own code brings them to its loss_function. There
+they are compared with OTR's logits, and the NLL that the original loss function gives for them with OTR's NLL. A
+mismatch raises with both numbers.
 """
 
 from __future__ import annotations
@@ -10,83 +12,94 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from otr_plugin.config import OTRConfig
 from otr_plugin.loss import otr_loss
 from otr_plugin.loss.checks import IGNORE_INDEX
-from otr_plugin.loss.reference import finish
-from otr_plugin.model.projection import project
+from otr_plugin.model.projection import LogitTransform, linear_arguments
 
-if TYPE_CHECKING:
-    from otr_plugin.model.handle import Handle
-
-POSITIONS = 8
+POSITIONS = 8  # few, because their logits exist whole
 
 
-@dataclass
-class FirstStep:
-    handle: Any
-    own_logits: Tensor  # of the head alone
-    labels: Tensor
-    logits: Tensor  # OTR's, finished
-    nll: Tensor
+@dataclass(frozen=True)
+class FirstStepCheck:
+    """OTR's results at P trained positions, and the head's own output there for the model to process further."""
 
-    @classmethod
-    @torch.no_grad()
-    def begin(
-        cls, handle: Handle, forward: Callable[[Tensor], Tensor], hidden: Tensor, labels: Tensor
-    ) -> FirstStep | None:
-        """Pick a few trained positions; None if the batch has none."""
-        trained = (labels.reshape(-1) != IGNORE_INDEX).nonzero().squeeze(1)[:POSITIONS]
-        if len(trained) == 0:
-            return None
-        rows, y = hidden.reshape(-1, hidden.shape[-1])[trained], labels.reshape(-1)[trained]
-        y = y.to(rows.device)
-        with _without_dropout(handle.head):
-            own = forward(rows.unsqueeze(0))
-            h, weight, bias = project(handle.head, rows)
-        nll = otr_loss(h, weight, y, handle.evaluation, bias=bias, **handle.finish._asdict()).loss
-        logits = finish(torch.nn.functional.linear(h, weight, bias).float(), *handle.finish)
-        return cls(handle, own, y, logits, nll)
+    head_output: Tensor  # [1, P, vocabulary], from the head's original forward
+    labels: Tensor  # [P]
+    transform: LogitTransform
+    logits: Tensor  # [P, vocabulary], computed as OTR computes them
+    nll: Tensor  # their mean NLL, by otr_loss
 
-    def compare(self, processed: Tensor) -> None:
-        """processed: what the model made of the head's own output, as its loss_function receives it."""
-        processed = processed.detach().float().reshape(-1, processed.shape[-1])
-        model = type(self.handle.model).__name__
-        if processed.shape != self.logits.shape:
+    def compare(self, logits: Tensor, loss_function: Callable[..., Any], model_name: str) -> None:
+        """Raise RuntimeError if the model's own logits or the NLL from its own loss_function differ from OTR's.
+
+        `logits` is what the model made of `head_output`, as its loss_function receives it.
+        """
+        logits = logits.detach().float().reshape(-1, logits.shape[-1])
+        if logits.shape != self.logits.shape:
             raise RuntimeError(
-                f"otr: {model} makes logits of shape {list(processed.shape)} of the {list(self.logits.shape)} that its "
-                "head gives, and OTR does not know how its loss would be computed from them. It cannot be trained with "
-                "OTR."
+                f"otr: the output head of {model_name} gives logits of shape {list(self.logits.shape)}, and the model "
+                f"passes logits of shape {list(logits.shape)} to its loss_function. OTR does not support such a model: "
+                "it computes the loss from the head's logits, one row per label."
             )
-        loss = self.handle.own_loss(
-            logits=processed.unsqueeze(0),
+        nll = loss_function(
+            logits=logits.unsqueeze(0),
             labels=None,
             shift_labels=self.labels.unsqueeze(0),
-            vocab_size=processed.shape[-1],
+            vocab_size=logits.shape[-1],
         )
-        size = self.logits.abs().max().clamp(min=1e-3)
-        off = ((processed - self.logits).abs().max() / size).item()
-        allowed = max(1e-4, 4 * torch.finfo(self.own_logits.dtype).eps)
-        nll_off = abs(self.nll.item() - float(loss)) / max(1.0, size.item())
-        if not (off <= allowed and nll_off <= allowed):
+        largest = self.logits.abs().max().clamp(min=1e-3)
+        logit_error = ((logits - self.logits).abs().max() / largest).item()
+        nll_error = abs(self.nll.item() - float(nll)) / max(1.0, largest.item())
+        allowed = max(1e-4, 4 * torch.finfo(self.head_output.dtype).eps)
+        if not (logit_error <= allowed and nll_error <= allowed):  # written so that NaN raises too
             raise RuntimeError(
-                f"otr: on the first {len(self.labels)} trained positions, the logits that OTR computes from "
-                f"{model}'s head differ from the model's own by {off:.1%} of the largest (allowed: "
-                f"{allowed:.2%}); the NLL is {self.nll.item():.6f} by OTR and {float(loss):.6f} by the model. The "
-                "model does something to its head's output that OTR does not know of, so its loss would be wrong. "
-                f"OTR took logit_scale {self.handle.finish.logit_scale} and softcap {self.handle.finish.softcap} from "
-                "the model's config."
+                f"otr: at the first {len(self.labels)} trained positions, the logits that OTR computes from the output "
+                f"head of {model_name} differ from the model's own by {logit_error:.1%} of the largest logit (allowed: "
+                f"{allowed:.2%}). The NLL is {self.nll.item():.6f} by OTR and {float(nll):.6f} by the model. The model "
+                "changes its head's output in a way that OTR does not implement, so its loss would be wrong. OTR read "
+                f"logit_scale {self.transform.logit_scale} and softcap {self.transform.softcap} from the model's "
+                "config and applied nothing else."
             )
+
+
+@torch.no_grad()
+def begin_check(
+    head: nn.Module,
+    head_forward: Callable[[Tensor], Tensor],
+    hidden: Tensor,
+    labels: Tensor,
+    transform: LogitTransform,
+    nll_config: OTRConfig,
+) -> FirstStepCheck | None:
+    """Compute the head's output and OTR's results at the first trained positions; None if the batch has none.
+
+    `head_forward` is the head's original forward; `nll_config` makes otr_loss compute the plain NLL.
+    """
+    trained = (labels.reshape(-1) != IGNORE_INDEX).nonzero().squeeze(1)[:POSITIONS]
+    if len(trained) == 0:
+        return None
+    rows, y = hidden.reshape(-1, hidden.shape[-1])[trained], labels.reshape(-1)[trained]
+    y = y.to(rows.device)
+    with _without_dropout(head):
+        head_output = head_forward(rows.unsqueeze(0))
+        h, weight, bias = linear_arguments(head, rows)
+    nll = otr_loss(h, weight, y, nll_config, bias=bias, **transform._asdict()).loss
+    logits = transform.apply(nn.functional.linear(h, weight, bias).float())
+    return FirstStepCheck(head_output, y, transform, logits, nll)
 
 
 @contextmanager
-def _without_dropout(head: torch.nn.Module) -> Iterator[None]:
-    # Only these: bitsandbytes' 4-bit layers repack their weight when they are called in eval mode.
-    modes = {module: module.training for module in head.modules() if isinstance(module, torch.nn.Dropout)}
+def _without_dropout(head: nn.Module) -> Iterator[None]:
+    """Switch off the dropout of an adapter on the head, which would draw another mask in each of the two products."""
+    # Only the dropout modules change mode: in eval mode, bitsandbytes' 4-bit layers repack their weight in place when
+    # they are called.
+    modes = {module: module.training for module in head.modules() if isinstance(module, nn.Dropout)}
     for module in modes:
         module.training = False
     try:

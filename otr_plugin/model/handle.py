@@ -1,15 +1,21 @@
-"""A causal language model computes OTR inside its own call, and its logits never exist.
+"""Handle: makes one causal language model compute OTR inside its own forward, so that its logits never exist.
 
-Three places of one model are replaced, on the instance:
+Three functions of the model instance are replaced. A forward with labels reaches them in this order:
 
-    model.forward        notes labels and num_items of the call, and insists that the loss was computed
-    lm_head.forward      computes the loss from the hidden states; returns a placeholder one token wide
-    model.loss_function  hands the loss to the model, which adds to it (MoE) and returns it as it always does
-                         (own_loss.py: a few models have to be given it)
+    model.forward        Handle.model_forward  keeps the labels for the head; raises if OTR's loss was not computed
+    lm_head.forward      Handle.head_forward   computes the loss from the hidden states; returns a placeholder of
+                                               width 1 in place of the logits
+    model.loss_function  Handle.loss_function  returns that loss to the model, which adds its auxiliary losses
+                                               (mixture of experts) and puts it into its output
 
-So every trainer that calls `model(..., labels=...)` trains with OTR, and normalisation, mixed precision,
-auxiliary losses and wrappers stay the host's. Inside the head's own call the weight is there, also where a
-host shards it. What training sees as `loss` has the NLL's value and OTR's gradient.
+Some models never call loss_function; inline_loss.py puts the loss into their output.
+
+Every trainer that calls `model(..., labels=...)` therefore trains with OTR without a change to its own code. The
+normalisation of the loss, mixed precision, auxiliary losses and wrappers stay the host's. The loss is computed inside
+the head's own forward because a host that shards the head's weight gathers it there.
+
+The loss in the output has the value of the NLL, which can be compared with an SFT run, and the gradient of the
+configured objective, whose value is logged as a metric.
 """
 
 from __future__ import annotations
@@ -17,9 +23,10 @@ from __future__ import annotations
 import functools
 import hashlib
 import inspect
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -28,224 +35,341 @@ from otr_plugin.config import OTRConfig
 from otr_plugin.loss import otr_loss
 from otr_plugin.loss.checks import IGNORE_INDEX
 from otr_plugin.metrics import TOKEN_COUNT, average, reduce_over_ranks
-from otr_plugin.model.first_step import FirstStep
-from otr_plugin.model.inline_loss import OWN_LOSS, author, labels_of, without_labels
-from otr_plugin.model.projection import device_of, finish_of, project, refuse_unknown
-from otr_plugin.model.replaced_forward import Replaced
+from otr_plugin.model.first_step import FirstStepCheck, begin_check
+from otr_plugin.model.inline_loss import (
+    INLINE_LOSS_MODELS,
+    forward_class,
+    forward_with_inserted_loss,
+    trained_labels,
+)
+from otr_plugin.model.projection import head_device, linear_arguments, logit_transform, require_supported_head
+from otr_plugin.model.replaced_forward import ReplacedForward
 
 HANDLE_ATTRIBUTE = "_otr_handle"
 
 
 @dataclass
 class Call:
-    """One forward with labels, on its way from model.forward to the loss."""
+    """One forward with labels: what model_forward, head_forward and loss_function pass on to each other."""
 
     labels: Tensor | None
     shift_labels: Tensor | None
-    num_items: Any
+    num_items: Any  # trained positions in the global batch, which the loss is divided by; None: those of this call
     loss: Tensor | None = None
-    sums: dict[str, Tensor] = field(default_factory=dict)  # the metrics of these positions alone
-    check: FirstStep | None = None
-    taken: bool = False
+    sums: dict[str, Tensor] = field(default_factory=dict)  # each metric's sum over this call's trained positions
+    first_step_check: FirstStepCheck | None = None
+    loss_returned: bool = False  # whether loss_function has returned `loss` to the model
 
 
 class Handle:
-    """An attached model. A host moves `step` on, and takes the metrics when it logs."""
+    """An attached model, returned by attach().
+
+    A host calls `start_step` before each optimiser step and `take_metrics` when it logs. It may set:
+
+        rank                     the data-parallel rank; ranks draw different tokens
+        evaluation_needs_logits  True: in evaluation the model runs unchanged, with whole logits
+        transform_output         called with the Call and the model's output after each forward that computed the
+                                 loss; its result is returned in place of the output
+        extra_arguments          names of keyword arguments that the host passes to the model's forward and that are
+                                 removed because the forward does not accept them
+        on_detach                functions that detach() calls once, of this handle and of its copies
+    """
+
+    attached: ClassVar[weakref.WeakSet[Handle]] = weakref.WeakSet()  # all handles of attached models, copies included
 
     def __init__(self, model: Any, config: OTRConfig, seed: int) -> None:
         self.model, self.config, self.seed = model, config, seed
-        self.evaluation = config.model_copy(update={"objective": "sft", "nll_weight": 0.0})
-        self.head, self.author = model.get_output_embeddings(), author(model)
-        self.finish = finish_of(model.config)
-        refuse_unknown(self.head)
-        self.evaluation_needs_logits = False  # a host that needs them (compute_metrics) sets this
-        # A host that asks for more than `loss` sets these: what it makes of a model's output, and its own words for it.
+        self.nll_config = config.model_copy(update={"objective": "sft", "nll_weight": 0.0})  # for evaluation
+        self.head, self.forward_class = model.get_output_embeddings(), forward_class(model)
+        self.logit_transform = logit_transform(model.config)
+        require_supported_head(self.head)
+
+        self.rank = 0
+        self.evaluation_needs_logits = False
         self.transform_output: Callable[[Call, Any], Any] | None = None
         self.extra_arguments: tuple[str, ...] = ()
-        self.checked = False
-        self.step = self.micro_batch = self.rank = 0
-        self.call: Call | None = None
-        self.sums: dict[str, Tensor] = {}
+        self.on_detach: list[Callable[[], None]] = []
 
-        self.own_loss = model.loss_function
-        self.loss_was_set = "_loss_function" in model.__dict__
-        self.replaced = [Replaced(model, _model_forward), Replaced(self.head, _head_forward)]
+        self.step = self.micro_batch = 0  # micro_batch: training forwards since start_step
+        self.first_step_checked = False
+        self.call: Call | None = None  # the forward that is running
+        self.sums: dict[str, Tensor] = {}  # each metric's sum since take_metrics
+
+        Handle.attached.add(self)
+        self.original_loss_function = model.loss_function
+        # transformers stores an assigned loss_function there, and otherwise looks one up by the model's type.
+        self.had_assigned_loss_function = "_loss_function" in model.__dict__
+        self.replaced_forwards = [
+            ReplacedForward(model, _make_model_forward),
+            ReplacedForward(self.head, _make_head_forward),
+        ]
         for module in (model, self.head):
             setattr(module, HANDLE_ATTRIBUTE, self)
-        model.loss_function = self.at_loss
+        model.loss_function = self.loss_function
 
     def detach(self) -> None:
-        """The model is as it was."""
-        for replaced in self.replaced:
+        """Restore the model and call the functions in `on_detach`. Does nothing the second time."""
+        if self not in Handle.attached:
+            return
+        Handle.attached.remove(self)
+        for replaced in self.replaced_forwards:
             replaced.undo()
-        if self.loss_was_set:
-            self.model.loss_function = self.own_loss
+        if self.had_assigned_loss_function:
+            self.model.loss_function = self.original_loss_function
         else:
             del self.model._loss_function
         for module in (self.model, self.head):
             delattr(module, HANDLE_ATTRIBUTE)
+        for function in self.on_detach:
+            function()
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """A copied or unpickled model is attached, like its original."""
+        self.__dict__ = state
+        Handle.attached.add(self)
 
     def describe(self) -> str:
-        c = self.config
-        what = f"objective {c.objective}"
-        if c.objective == "otr":
-            how = f"{c.samples} samples" if c.draws else "exact"
-            what += f" ({how}, temperature {c.temperature}, beta {c.beta}, baseline {c.baseline})"
-        if c.nll_weight:
-            what += f" + {c.nll_weight} NLL"
+        """One line for the host's log: that OTR is active, with which objective and inside which head."""
         trained = any(p.requires_grad for p in self.head.parameters())
         return (
-            f"OTR is active: {what}, computed inside the {'trained' if trained else 'frozen'} "
-            f"{type(self.head).__name__} head of {type(self.model).__name__}"
+            f"OTR is active: {_describe_objective(self.config)}, computed inside the "
+            f"{'trained' if trained else 'frozen'} {type(self.head).__name__} head of {type(self.model).__name__}"
         )
 
     def start_step(self, step: int) -> None:
-        """Draws from here on belong to this optimiser step."""
+        """Key the draws of the following forwards by this optimiser step."""
         self.step, self.micro_batch = step, 0
 
+    def require_loss_in_step(self) -> None:
+        """Raise RuntimeError if OTR's loss has not been computed in training since `start_step`."""
+        if self.micro_batch == 0:
+            raise RuntimeError(
+                "otr: an optimiser step was taken without OTR's loss: the model was not called with labels in training "
+                "mode, so something else, such as a compute_loss of the trainer's own, computed a loss from the "
+                "model's logits. Remove the setting or the code that does this, or train without OTR."
+            )
+
     def take_metrics(self) -> dict[str, float]:
-        """`otr/...` averages since they were last taken, over all ranks. Waits for the device once."""
+        """Return the `otr/...` averages since the last call, over all ranks, and start anew.
+
+        Every rank has to call it, because it sums over ranks. It waits for the device once.
+        """
         sums, self.sums = self.sums, {}
         return average(reduce_over_ranks(sums)) if sums else {}
 
-    # The three places, in the order in which a call meets them.
+    # In place of model.forward.
 
-    def at_model(self, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def model_forward(self, original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Run the model's forward. If it has labels, its loss is OTR's, or a RuntimeError says why it is not."""
         kwargs = {name: value for name, value in kwargs.items() if name not in self.extra_arguments}
-        given = self.bind(args, kwargs)
-        labels, shift_labels = labels_of(self.author, given), given.get("shift_labels")
-        nothing_to_do = labels is None and shift_labels is None
-        if nothing_to_do or self.call is not None or (self.evaluation_needs_logits and not self.model.training):
-            return forward(*args, **kwargs)
-        if self.model.get_output_embeddings() is not self.head:
-            raise RuntimeError(
-                f"otr: {type(self.model).__name__} has another output head than when attach() was called: PEFT puts "
-                "one there for `lm_head` in target_modules or modules_to_save. Call attach() after that."
-            )
-        call = self.call = Call(labels, shift_labels, given.get("num_items_in_batch"))
+        arguments = self._arguments_by_name(args, kwargs)
+        call = self._new_call(arguments)
+        if call is None:
+            return original(*args, **kwargs)
+        self._require_attached_head()
+        self.call = call
         try:
-            if self.author in OWN_LOSS:
-                output = without_labels(forward, given, self.at_loss)
+            if self.forward_class in INLINE_LOSS_MODELS:
+                output = forward_with_inserted_loss(original, arguments, self.loss_function)
             else:
-                output = forward(*args, **kwargs)
+                output = original(*args, **kwargs)
         except Exception as error:
-            if call.loss is None or call.taken:
+            if call.loss is None or call.loss_returned:
                 raise
             raise RuntimeError(
-                f"otr: {type(self.model).__name__} failed between its output head, which OTR replaces, and its "
-                f"loss_function, which it did not reach: {error}. Most likely it computes its loss by itself, and OTR "
-                "cannot put its own in place. It cannot be trained with OTR."
+                f"otr: {type(self.model).__name__} failed after its output head, where OTR computes the loss, and "
+                f"before it called its loss_function: {error}. Most likely its forward computes the loss inline, from "
+                "logits that do not exist with OTR. OTR does not support this model."
             ) from error
         finally:
             self.call = None
-        if not call.taken:
-            missed = "its output head" if call.loss is None else "its loss_function"
-            raise RuntimeError(
-                f"otr: {type(self.model).__name__} was called with labels, but its forward went past {missed}: "
-                "something else computes the loss, and OTR would not be trained. Usual causes are a fused cross "
-                "entropy (Liger's fused_linear_cross_entropy, Cut Cross Entropy, Unsloth): switch it off; and a model "
-                "that an SFTTrainer of TRL's had before attach(): attach first."
-            )
+        self._require_loss_returned(call)
         return output if self.transform_output is None else self.transform_output(call, output)
 
-    def bind(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    def _arguments_by_name(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
         if not args:
             return kwargs
         names = inspect.signature(type(self.model).forward).parameters
         return dict(zip(list(names)[1:], args, strict=False)) | kwargs
 
-    def at_head(self, forward: Callable[[Tensor], Tensor], hidden: Tensor) -> Tensor:
+    def _new_call(self, arguments: dict[str, Any]) -> Call | None:
+        """The Call for a forward with these arguments; None if the forward should run unchanged."""
+        labels, shift_labels = trained_labels(self.forward_class, arguments), arguments.get("shift_labels")
+        if labels is None and shift_labels is None:
+            return None
+        if self.call is not None:  # a forward inside another one of the same model: the outer one has the loss
+            return None
+        if self.evaluation_needs_logits and not self.model.training:
+            return None
+        return Call(labels, shift_labels, arguments.get("num_items_in_batch"))
+
+    def _require_attached_head(self) -> None:
+        if self.model.get_output_embeddings() is not self.head:
+            raise RuntimeError(
+                f"otr: the output head of {type(self.model).__name__} was replaced after attach(), and OTR would "
+                "compute nothing in the new one. PEFT replaces the head if lm_head is in target_modules or "
+                "modules_to_save. Call attach() after the head was replaced."
+            )
+
+    def _require_loss_returned(self, call: Call) -> None:
+        if not call.loss_returned:
+            missed = "output head" if call.loss is None else "loss_function"
+            raise RuntimeError(
+                f"otr: {type(self.model).__name__} was called with labels, but its forward did not call its {missed}: "
+                "something else computes the loss, and the model would be trained without OTR. The usual causes are a "
+                "fused cross entropy (Liger's fused_linear_cross_entropy, Cut Cross Entropy, Unsloth), which has to "
+                "be disabled, and an SFTTrainer of TRL created before attach(): call attach() first."
+            )
+
+    # In place of lm_head.forward.
+
+    def head_forward(self, original: Callable[[Tensor], Tensor], hidden: Tensor) -> Tensor:
+        """Compute the loss of the call from the head's input; return a placeholder for the logits, [..., 1].
+
+        In the first training step the return value is instead the whole logits of the few positions that the
+        first-step check compares. Without a call, as in generation, the head's original forward runs.
+        """
         call = self.call
         if call is None or call.loss is not None:
-            return forward(hidden)
-        labels = _shifted(call, hidden)
-        device = device_of(self.head)
-        flat = labels.reshape(-1).to(device)
-        projection = project(self.head, hidden.reshape(-1, hidden.shape[-1]).to(device))
-        training = self.model.training
-        config = self.config if training else self.evaluation
-        uniforms = self.uniforms(len(flat), device) if config.draws else None
-        items = _at_least_one(call.num_items)
-        out = otr_loss(
-            projection.hidden,
-            projection.weight,
-            flat,
-            config,
-            bias=projection.bias,
-            num_items=items,
-            uniforms=uniforms,
-            **self.finish._asdict(),
-        )
-        items = out.metrics[TOKEN_COUNT].clamp(min=1) if items is None else items
-        # The value people compare is the NLL's; the gradient is the objective's.
-        call.loss, call.sums = out.metrics["nll"] / items + (out.loss - out.loss.detach()), out.metrics
-        if training:
+            return original(hidden)
+        labels = _next_token_labels(call, hidden)
+        call.loss, call.sums = self._compute_loss(hidden, labels, call.num_items)
+        if self.model.training:
             self.micro_batch += 1
-            for name, value in out.metrics.items():
-                self.sums[name] = self.sums[name] + value if name in self.sums else value
-            if not self.checked:
-                call.check = FirstStep.begin(self, forward, hidden, labels)
-                if call.check is not None:
-                    self.checked = True
-                    return call.check.own_logits
-        return hidden[..., :1]
-
-    def at_loss(self, *args: Any, **kwargs: Any) -> Tensor:
-        call = self.call
-        if call is None or call.loss is None:
-            if self.model.training or call is not None:
-                raise RuntimeError(
-                    f"otr: {type(self.model).__name__} asks for its loss, but OTR did not see the "
-                    f"{'head' if call is not None else 'forward'} that led to it: something replaced it after "
-                    "attach(), or the model was pickled. Call attach() last, or switch off what replaced it."
+            self._add_to_metrics(call.sums)
+            if not self.first_step_checked:
+                call.first_step_check = begin_check(
+                    self.head, original, hidden, labels, self.logit_transform, self.nll_config
                 )
-            whole: Tensor = self.own_loss(*args, **kwargs)
-            return whole
-        call.taken = True
-        if call.check is not None:
-            logits = args[0] if args else kwargs["logits"]
-            call.check.compare(logits)
-        return call.loss.clone()  # models of experts add to it in place
+                self.first_step_checked = call.first_step_check is not None
+        return hidden[..., :1] if call.first_step_check is None else call.first_step_check.head_output
+
+    def _compute_loss(self, hidden: Tensor, labels: Tensor, num_items: Any) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss that the output will have, and the sums of the metrics over the trained positions."""
+        device = head_device(self.head)
+        labels = labels.reshape(-1).to(device)
+        arguments = linear_arguments(self.head, hidden.reshape(-1, hidden.shape[-1]).to(device))
+        config = self.config if self.model.training else self.nll_config
+        num_items = _at_least_one(num_items)
+        loss, sums = otr_loss(
+            arguments.hidden,
+            arguments.weight,
+            labels,
+            config,
+            bias=arguments.bias,
+            num_items=num_items,
+            uniforms=self.uniforms(len(labels), device) if config.draws else None,
+            **self.logit_transform._asdict(),
+        )
+        nll = sums["nll"] / (sums[TOKEN_COUNT].clamp(min=1) if num_items is None else num_items)
+        return _with_gradient_of(loss, nll), sums
 
     def uniforms(self, positions: int, device: torch.device) -> Tensor:
-        key = f"{self.seed}/{self.step}/{self.micro_batch}/{self.rank}".encode()
-        seed = int.from_bytes(hashlib.blake2b(key, digest_size=7).digest(), "big")
+        """The uniforms [positions, samples] that decide the draws of the current micro-batch.
+
+        They come from a generator of their own, so the host's random stream is the same as without OTR.
+        """
+        seed = draw_seed(self.seed, self.step, self.micro_batch, self.rank)
         generator = torch.Generator(device).manual_seed(seed)
         return torch.rand(positions, self.config.samples, device=device, generator=generator)
 
+    def _add_to_metrics(self, sums: dict[str, Tensor]) -> None:
+        for name, value in sums.items():
+            self.sums[name] = self.sums[name] + value if name in self.sums else value
 
-def _at_least_one(num_items: Any) -> Any:
-    """A global batch without a trained token has loss 0, not 0 / 0."""
-    if isinstance(num_items, Tensor):
-        return num_items.clamp(min=1)
-    return num_items if num_items is None else max(num_items, 1)
+    # In place of model.loss_function.
+
+    def loss_function(self, *args: Any, **kwargs: Any) -> Tensor:
+        """Return the loss that head_forward computed, after the first-step check of the logits if one was begun.
+
+        Without a call in evaluation (evaluation_needs_logits), return the loss of the original loss_function.
+        """
+        call = self.call
+        if call is not None and call.loss is not None:
+            call.loss_returned = True
+            if call.first_step_check is not None:
+                logits = args[0] if args else kwargs["logits"]
+                call.first_step_check.compare(logits, self.original_loss_function, type(self.model).__name__)
+            return call.loss.clone()  # mixture-of-experts models add their auxiliary loss to it in place
+        if call is None and not self.model.training:
+            loss: Tensor = self.original_loss_function(*args, **kwargs)
+            return loss
+        missed = "forward" if call is None else "output head's forward"
+        raise RuntimeError(
+            f"otr: {type(self.model).__name__} called its loss_function, but OTR's replacement of its {missed} did not "
+            "run: another function was put in its place after attach(), or the model was pickled. Call attach() last, "
+            "or disable what replaced it."
+        )
 
 
-def _shifted(call: Call, hidden: Tensor) -> Tensor:
-    """Each position's label is the next position's token, as transformers' own loss has it."""
+def draw_seed(seed: int, step: int, micro_batch: int, rank: int) -> int:
+    """The seed of the generator for the draws of one training forward.
+
+    It depends on these four numbers and on nothing else, so a run that is resumed from a checkpoint repeats the draws
+    of the uninterrupted run, and no state has to be saved for it. The rank is among them because ranks train on
+    different examples: with the same uniforms on every rank, their sampling errors would not average out.
+    """
+    key = f"{seed}/{step}/{micro_batch}/{rank}".encode()
+    # Seven bytes, because manual_seed takes a signed integer of eight.
+    return int.from_bytes(hashlib.blake2b(key, digest_size=7).digest(), "big")
+
+
+def _describe_objective(config: OTRConfig) -> str:
+    text = f"objective {config.objective}"
+    if config.objective == "otr":
+        if config.estimator == "sampled":
+            estimator = f"{config.samples} samples"
+        elif config.estimator == "exact":
+            estimator = "exact"
+        else:
+            raise NotImplementedError(f"otr: no description of the estimator {config.estimator!r}")
+        text += f" ({estimator}, temperature {config.temperature}, beta {config.beta}, baseline {config.baseline})"
+    elif config.objective not in ("dft", "sft"):
+        raise NotImplementedError(f"otr: no description of the objective {config.objective!r}")
+    return text + (f" + {config.nll_weight} NLL" if config.nll_weight else "")
+
+
+def _next_token_labels(call: Call, hidden: Tensor) -> Tensor:
+    """The label of each position: the token of the next position, as in transformers' own causal loss."""
     labels = call.shift_labels
     if labels is None:
         assert call.labels is not None
         labels = nn.functional.pad(call.labels, (0, 1), value=IGNORE_INDEX)[..., 1:]
     if labels.numel() != hidden[..., 0].numel():
         raise RuntimeError(
-            f"otr: the head was given hidden states of shape {list(hidden.shape)} for labels of shape "
-            f"{list(labels.shape)}. Expected one for each label; where logits_to_keep leaves positions out, "
-            "leave out their labels."
+            f"otr: the output head received hidden states of shape {list(hidden.shape)} for labels of shape "
+            f"{list(labels.shape)}; expected one hidden state per label. If logits_to_keep removes positions, remove "
+            "their labels too."
         )
     return labels
 
 
-def _model_forward(own: Callable[..., Any]) -> Callable[..., Any]:
+def _at_least_one(num_items: Any) -> Any:
+    """num_items, and 1 for 0: the loss of a global batch without a trained token is 0, not 0 / 0."""
+    if isinstance(num_items, Tensor):
+        return num_items.clamp(min=1)
+    return num_items if num_items is None else max(num_items, 1)
+
+
+def _with_gradient_of(loss: Tensor, value: Tensor) -> Tensor:
+    """A scalar with this value and the gradient of the loss."""
+    return value + (loss - loss.detach())
+
+
+# Both look the handle up on the module at each call, because a deep copy of the model has a handle of its own.
+
+
+def _make_model_forward(original: Callable[..., Any]) -> Callable[..., Any]:
     def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
-        return getattr(self, HANDLE_ATTRIBUTE).at_model(functools.partial(own, self), args, kwargs)
+        handle: Handle = getattr(self, HANDLE_ATTRIBUTE)
+        return handle.model_forward(functools.partial(original, self), args, kwargs)
 
     return forward
 
 
-def _head_forward(own: Callable[..., Any]) -> Callable[..., Any]:
+def _make_head_forward(original: Callable[..., Any]) -> Callable[..., Any]:
     def forward(self: Any, hidden: Tensor, *args: Any, **kwargs: Any) -> Any:
-        rest = functools.partial(own, self)
-        return getattr(self, HANDLE_ATTRIBUTE).at_head(lambda h: rest(h, *args, **kwargs), hidden)
+        handle: Handle = getattr(self, HANDLE_ATTRIBUTE)
+        return handle.head_forward(lambda h: original(self, h, *args, **kwargs), hidden)
 
     return forward

@@ -1,7 +1,8 @@
-"""From a model's head to the product that the loss computes: hidden @ weight.T, its bias, scale and softcap.
+"""The matrix product behind a model's output head, and the scale and softcap that the model applies to the logits.
 
-A head is read at every call, so that whatever a host does to the weight (gathers it, quantises it, trains an
-adapter on it) is what the loss sees.
+The loss computes the logits itself, chunk by chunk, so it needs the operands of the head's product instead of the
+head's output. They are read from the head in every forward: a host may have gathered or quantised the weight since the
+last one, and an adapter on the head changes in every step.
 """
 
 from __future__ import annotations
@@ -13,121 +14,134 @@ import torch
 from torch import Tensor, nn
 
 
-class Projection(NamedTuple):
+class LinearArguments(NamedTuple):
+    """`torch.nn.functional.linear(hidden, weight, bias)` equals the output of the head."""
+
     hidden: Tensor
     weight: Tensor
     bias: Tensor | None
 
 
-def project(head: Any, hidden: Tensor) -> Projection:
-    """What `head(hidden)` multiplies, as tensors. A ValueError says why a head is not understood."""
+def linear_arguments(head: Any, hidden: Tensor) -> LinearArguments:
+    """Return the arguments with which F.linear equals `head(hidden)`.
+
+    Raises ValueError for a head that computes something else than a linear layer, or that is not supported.
+    """
     kind = type(head).__name__
-    if hasattr(head, "modules_to_save") and hasattr(head, "original_module"):  # PEFT trains a copy
-        active = _active(head)
-        return project(head.modules_to_save[active[0]] if active else head.original_module, hidden)
+    if hasattr(head, "modules_to_save") and hasattr(head, "original_module"):  # PEFT trains a copy of the head
+        active = _active_adapters(head)
+        return linear_arguments(head.modules_to_save[active[0]] if active else head.original_module, hidden)
     if hasattr(head, "lora_A") and hasattr(head, "base_layer"):
-        return _lora(head, hidden)
+        return _with_lora(head, hidden)
     if kind == "Linear4bit" and hasattr(head, "weight"):
-        return _four_bit(head, hidden)
+        return _dequantised(head, hidden)
     if not isinstance(head, nn.Linear) or type(head).forward is not nn.Linear.forward:
         raise ValueError(
-            f"otr: the model's output head is a {kind}, whose forward is not a plain linear layer's. "
-            "Understood are nn.Linear, bitsandbytes' Linear4bit, and either of them with LoRA or in modules_to_save. "
-            "Leave the head out of quantisation, or out of the adapter's targets."
+            f"otr: the model's output head is a {kind}, whose forward is not that of a plain linear layer. Supported "
+            "heads are nn.Linear and bitsandbytes' Linear4bit, each also with LoRA or in modules_to_save. Exclude the "
+            "head from quantisation and from the adapter's target modules."
         )
     if not head.weight.dtype.is_floating_point or type(head.weight.data) is not Tensor:
         raise ValueError(
             f"otr: the weight of the model's output head is a {type(head.weight.data).__name__} of "
-            f"{head.weight.dtype}, expected a plain floating-point tensor. Leave the head out of quantisation."
+            f"{head.weight.dtype}; expected a plain floating-point tensor. Exclude the head from quantisation."
         )
-    return Projection(hidden, head.weight, head.bias)
+    return LinearArguments(hidden, head.weight, head.bias)
 
 
-def device_of(head: Any) -> torch.device:
-    """Where the product happens: elsewhere than the hidden states are, where a model is split over devices."""
+def head_device(head: Any) -> torch.device:
+    """The device of the head's weight; in a model split over devices, the hidden states may be on another one."""
     device: torch.device = next(head.parameters()).device
     if device.type == "meta":
         raise ValueError(
-            "otr: the weight of the model's output head is on no device: it is offloaded, and fetched only for the "
-            "head's own call, which OTR takes the place of. Keep lm_head on a device (device_map)."
+            "otr: the weight of the model's output head is offloaded: it is on a device only while the head's own "
+            "forward runs, which OTR replaces. Keep lm_head on a device (device_map)."
         )
     return device
 
 
-def refuse_unknown(head: Any) -> None:
-    """Raise what `project` would raise, without a batch."""
-    project(head, torch.zeros(0, head.in_features) if hasattr(head, "in_features") else torch.zeros(0, 0))
+def require_supported_head(head: Any) -> None:
+    """Raise the ValueError that `linear_arguments` would raise in the first forward, before any data is there."""
+    linear_arguments(head, torch.zeros(0, head.in_features) if hasattr(head, "in_features") else torch.zeros(0, 0))
 
 
-def _active(layer: Any) -> list[str]:
+def _active_adapters(layer: Any) -> list[str]:
     if getattr(layer, "_disable_adapters", False):
         return []
     return list(layer.active_adapters)
 
 
-def _lora(head: Any, hidden: Tensor) -> Projection:
-    """h W' + s (dropout(h) A') B' is one product of wider factors: [h, s dropout(h) A'] @ [W, B]'."""
-    base = project(head.base_layer, hidden)
-    factors, weights = [base.hidden], [base.weight]
+def _with_lora(head: Any, hidden: Tensor) -> LinearArguments:
+    """LoRA's h W' + s (dropout(h) A') B' as one product of wider matrices: [h, s dropout(h) A'] @ [W, B]'."""
+    base = linear_arguments(head.base_layer, hidden)
+    inputs, weights = [base.hidden], [base.weight]
     bias = base.bias
-    if head.merged:
+    if head.merged:  # the base weight then contains the adapter
         return base
-    for name in _active(head):
+    for name in _active_adapters(head):
         if name not in head.lora_A:
             continue
         if name in getattr(head, "lora_variant", {}):
             variant = type(head.lora_variant[name]).__name__
             raise ValueError(
-                f"otr: the adapter on the model's output head is a {variant}; only plain LoRA is understood there. "
-                "Leave lm_head out of the adapter's targets, or train it whole with modules_to_save."
+                f"otr: the adapter on the model's output head is a {variant}; only plain LoRA is supported there. "
+                "Remove lm_head from the adapter's target_modules, or train the whole head with modules_to_save."
             )
         a, b = head.lora_A[name], head.lora_B[name]
-        narrow = head.scaling[name] * a(head.lora_dropout[name](hidden.to(a.weight.dtype)))
-        factors.append(narrow.to(base.hidden.dtype))
+        low_rank = head.scaling[name] * a(head.lora_dropout[name](hidden.to(a.weight.dtype)))
+        inputs.append(low_rank.to(base.hidden.dtype))
         weights.append(b.weight.to(base.weight.dtype))
         if b.bias is not None:
             scaled = head.scaling[name] * b.bias
             bias = scaled.to(base.weight.dtype) if bias is None else bias + scaled
-    return Projection(torch.cat(factors, -1), torch.cat(weights, -1), bias)
+    return LinearArguments(torch.cat(inputs, -1), torch.cat(weights, -1), bias)
 
 
-def _four_bit(head: Any, hidden: Tensor) -> Projection:
+def _dequantised(head: Any, hidden: Tensor) -> LinearArguments:
+    """A bitsandbytes Linear4bit with its weight in the compute dtype."""
     from bitsandbytes import functional
 
     dtype = head.compute_dtype or hidden.dtype
     data, state = head.weight.data, head.weight.quant_state
-    if getattr(state, "packing_format_for_cpu", False):  # how a call in eval mode leaves it on some CPUs
+    # On CPUs with bfloat16 instructions, a forward in eval mode repacks the layer's weight in place, into a layout that
+    # dequantize_4bit does not read. The state is copied because the conversion back writes to it, and the layer itself
+    # still needs the packed form.
+    if getattr(state, "packing_format_for_cpu", False):
         data, state = functional._convert_weight_packed_for_cpu_inverse(data, copy.copy(state))
     weight = functional.dequantize_4bit(data, state).to(dtype)
-    return Projection(hidden.to(dtype), weight, None if head.bias is None else head.bias.to(dtype))
+    return LinearArguments(hidden.to(dtype), weight, None if head.bias is None else head.bias.to(dtype))
 
 
-class Finish(NamedTuple):
-    """What a model does to its head's output before the loss: scale, then softcap."""
+class LogitTransform(NamedTuple):
+    """The scale and softcap that a model applies to its head's output before the loss."""
 
-    logit_scale: float
-    softcap: float | None
+    logit_scale: float = 1.0
+    softcap: float | None = None
+
+    def apply(self, logits: Tensor) -> Tensor:
+        logits = logits * self.logit_scale
+        return logits if self.softcap is None else self.softcap * torch.tanh(logits / self.softcap)
 
 
-# Attributes of a model's config that stand for a finish, in the model families that have one.
+# The names that model families use for these settings in their configs.
 MULTIPLIERS = ("logit_scale", "lm_head_multiplier", "output_multiplier")  # Cohere, Falcon-H1, Muse
 DIVISOR = "logits_scaling"  # Granite
 SOFTCAPS = ("final_logit_softcapping", "logits_soft_cap")  # Gemma, RecurrentGemma
 
 
-def finish_of(config: Any) -> Finish:
-    """Read from a model's config. That it is all the model does is checked on the first step."""
+def logit_transform(config: Any) -> LogitTransform:
+    """Read the transform from a model's config. first_step.py checks that the model applies this and nothing more."""
     text = config.get_text_config() if hasattr(config, "get_text_config") else config
     scale, softcap = 1.0, None
     for name in MULTIPLIERS:
         scale *= _number(text, name) or 1.0
     divisor = _number(text, DIVISOR)
     if divisor:
-        # HyperCLOVA X multiplies by it, and MiniCPM3 has divided before the head.
+        # HyperCLOVA X multiplies by this setting; MiniCPM3 divides the hidden states by it, before the head.
         scale *= {"hyperclovax": divisor, "minicpm3": 1.0}.get(text.model_type, 1 / divisor)
     for name in SOFTCAPS:
         softcap = _number(text, name) or softcap
-    return Finish(scale, softcap)
+    return LogitTransform(scale, softcap)
 
 
 def _number(config: Any, name: str) -> float | None:

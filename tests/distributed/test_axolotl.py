@@ -1,4 +1,4 @@
-"""Two processes, by Axolotl's own launcher, on gloo."""
+"""Two processes, started by Axolotl's own launcher, on gloo."""
 
 import subprocess
 import sys
@@ -34,7 +34,7 @@ def test_sft_is_the_hosts_own_training(axolotl):
     same_training(ours, plain, norms=2e-5)
 
 
-def test_two_ranks_are_one_with_twice_the_batch(axolotl):
+def test_two_ranks_equal_one_with_twice_the_batch(axolotl):
     otr = {"estimator": "exact"}
     one, _ = axolotl.train("one", plugins=["otr"], otr=otr, micro_batch_size=4, **RECIPE)
     two, _ = two_ranks(axolotl, "two", ["otr"], otr=otr, micro_batch_size=2)
@@ -46,8 +46,8 @@ def test_two_ranks_are_one_with_twice_the_batch(axolotl):
             assert both[PREFIX + name] == pytest.approx(whole[PREFIX + name], rel=1e-3, abs=1e-5), name
 
 
-def test_a_ray_worker_knows_the_plugin(axolotl, tmp_path):
-    """Ray pickles a recipe that was read elsewhere, and calls this function of Axolotl's in a new process."""
+def test_a_ray_worker_loads_the_plugin(axolotl, tmp_path):
+    """Ray pickles the parsed recipe, and calls Axolotl's ray_train_func in a new process."""
     recipe = axolotl.recipe("rayed", plugins=["otr"], otr={"samples": 16}, use_ray=True, max_steps=1)
     read = (
         "from axolotl.cli.config import load_cfg; import pickle; from axolotl.cli.args import TrainerCliArgs as Args;"

@@ -1,4 +1,4 @@
-"""Two ranks, each with half the batch: the gradients and the logged averages of one process with all of it."""
+"""Two ranks with half the batch each have the gradients and the logged averages of one process with all of it."""
 
 import os
 import time
@@ -10,8 +10,8 @@ import torch.multiprocessing as mp
 from torch.nn.parallel import DistributedDataParallel
 
 from otr_plugin import OTRConfig, attach
+from tests.model.comparison import assert_same_gradients, loss_and_gradients
 from tests.model.families import batch, tiny
-from tests.model.test_attach import same, step
 
 CONFIG = OTRConfig(estimator="exact")
 RANKS = 2
@@ -33,7 +33,7 @@ def work(rank, store, name, kind, out):
     dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=RANKS)
     train(rank, name, kind, out)
     dist.barrier()
-    os._exit(0)  # without gloo's teardown: a rank was once seen to die by a signal, likely there
+    os._exit(0)  # skips gloo's teardown, where a rank was seen to die by a signal
 
 
 def train(rank, name, kind, out):
@@ -42,7 +42,7 @@ def train(rank, name, kind, out):
     handle.rank = rank
     wrapped = DistributedDataParallel(model) if kind == "ddp" else shard(model)
     output = wrapped(**halves(inputs(), rank), num_items_in_batch=items())
-    (output.loss * RANKS).backward()  # both average gradients over ranks, as hosts know
+    (output.loss * RANKS).backward()  # DDP and FSDP average gradients over ranks, and hosts scale the loss accordingly
     gradients = {}
     for parameter_name, parameter in model.named_parameters():
         gradient = parameter.grad
@@ -67,7 +67,7 @@ def shard(model):
 
 @pytest.mark.parametrize("kind", ["ddp", "fsdp2"])
 @pytest.mark.parametrize("name", ["llama", "llama, tied"])
-def test_two_ranks_are_one_process(name, kind, tmp_path):
+def test_two_ranks_equal_one_process(name, kind, tmp_path):
     ranks = mp.spawn(work, (str(tmp_path / "store"), name, kind, str(tmp_path / "out")), nprocs=RANKS, join=False)
     deadline = time.monotonic() + 180
     try:
@@ -79,6 +79,6 @@ def test_two_ranks_are_one_process(name, kind, tmp_path):
     gradients, metrics = torch.load(tmp_path / "out", weights_only=False)
     model = tiny(name)
     handle = attach(model, CONFIG)
-    _, want = step(model, **inputs())
-    same(gradients, want)
+    _, want = loss_and_gradients(model, **inputs())
+    assert_same_gradients(gradients, want)
     assert metrics == pytest.approx(handle.take_metrics(), rel=1e-5)

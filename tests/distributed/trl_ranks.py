@@ -1,4 +1,4 @@
-"""What `trl sft` launches, on ranks that leave after training: plain TRL was once seen to hang in gloo's teardown."""
+"""The script that `trl sft` launches. Ranks exit after training: plain TRL was seen to hang in gloo's teardown."""
 
 import os
 import sys

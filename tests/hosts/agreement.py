@@ -1,9 +1,11 @@
-"""Whether two runs were the same training, step by step; and what a run of OTR's has to be, whichever host runs it."""
+"""What every host's tests share: when two runs count as the same training, and what a run with OTR must compute."""
 
 import hashlib
+import json
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from otr_plugin import OTRConfig
@@ -15,22 +17,42 @@ def losses(log):
 
 
 def same_training(ours, plain, *, norms):
-    """Losses to printed precision, and gradient norms to this share; of as many steps."""
+    """The same number of steps, losses equal to printed precision, gradient norms equal within the share `norms`."""
     assert losses(plain), "nothing was logged"
     for (loss, norm), (own_loss, own_norm) in zip(losses(ours), losses(plain), strict=True):
         assert loss == pytest.approx(own_loss, rel=2e-6)
         assert norm == pytest.approx(own_norm, rel=norms)
 
 
-# One example again and again, so that every host has the same batches in the same order; but other draws for each.
+def same_after_resume(unbroken, resumed):
+    """Final checkpoints of two runs, one of them resumed: the same weights bit for bit, and the same log.
+
+    The log holds otr/hit_rate and otr/objective, which differ if a single draw does.
+    """
+    want, got = (load_file(folder / "model.safetensors") for folder in (unbroken, resumed))
+    assert got.keys() == want.keys()
+    for name in want:
+        assert torch.equal(got[name], want[name]), name
+    states = (json.loads((folder / "trainer_state.json").read_text()) for folder in (unbroken, resumed))
+    want, got = ([entry for entry in state["log_history"] if "loss" in entry] for state in states)
+    assert any("otr/hit_rate" in entry for entry in want), "nothing was logged"
+    assert [_trained(entry) for entry in got] == [_trained(entry) for entry in want]
+
+
+def _trained(entry):
+    """What training computed, without speeds and times."""
+    return {key: entry[key] for key in entry if key in ("step", "loss", "grad_norm") or key.startswith("otr/")}
+
+
+# One example repeated, so that batches are the same in every host and in every order. Draws differ all the same.
 PROMPT, ANSWER, EXAMPLES = "7+5=", "12.", 16
-# As every host's recipe has it. Each trains two examples at a time with AdamW, and clips the gradient's norm at 1.
+# Settings that every host's recipe shares. Each host trains two examples a step with AdamW, and clips the norm at 1.
 RECIPE = {"plugins": ["otr"], "otr": {"samples": 16}, "max_steps": 4, "learning_rate": 0.01, "seed": 3}
 BATCH = 2
 
 
 def by_the_specification(folder, *, eos, width):
-    """What AdamW makes of the specification's gradient: whole logits, autograd, and the draws that are promised."""
+    """The log of AdamW with the specification's gradient: whole logits, autograd, and draws by the documented key."""
     model, tokenizer = AutoModelForCausalLM.from_pretrained(folder).train(), AutoTokenizer.from_pretrained(folder)
     config = OTRConfig(**RECIPE["otr"])
     prompt, answer = ([*tokenizer(text, add_special_tokens=False)["input_ids"]] for text in (PROMPT, ANSWER))
@@ -61,7 +83,7 @@ def by_the_specification(folder, *, eos, width):
 
 
 def same_as_the_specification(log, folder, *, eos=True, width=None):
-    """Hosts differ in what they put after an example: an end of turn or none, and padding up to a width."""
+    """`eos`, `width`: whether the host ends an example with an end-of-text token, and to what width it pads."""
     log = [entry for entry in log if "loss" in entry]
     for entry, wanted in zip(log, by_the_specification(folder, eos=eos, width=width), strict=True):
         for name, value in wanted.items():

@@ -1,6 +1,7 @@
-"""Compiles the Triton kernels for GPUs that need not be there: target by target, in a process without the interpreter.
+"""Compiles the Triton kernels for several GPUs, none of which has to be present.
 
-Run as a script: prints one line of JSON a kernel.
+This is a script, which test_triton.py runs in a process without Triton's interpreter. It prints one line of JSON for
+each target and kernel.
 """
 
 import json
@@ -11,11 +12,13 @@ from pathlib import Path
 
 import triton
 from triton.backends.compiler import GPUTarget
-from triton.compiler import ASTSource
+from triton.compiler import ASTSource, CompilationError
 
-from otr_plugin.loss.triton import launch, loss_kernel, threshold_kernel
+from otr_plugin.loss.triton import launch
+from otr_plugin.loss.triton.loss_kernel import DFT, EXACT, SAMPLED, SFT, loss_kernel
+from otr_plugin.loss.triton.threshold_kernel import threshold_kernel
 
-TARGETS = {  # and the logits' type that is tried there
+TARGETS = {  # the GPU, and the dtype of the logits that is compiled for it
     "sm_80": (("cuda", 80, 32), "fp16"),
     "sm_89": (("cuda", 89, 32), "bf16"),
     "sm_90": (("cuda", 90, 32), "fp32"),
@@ -23,13 +26,13 @@ TARGETS = {  # and the logits' type that is tried there
 }
 VOCABULARY = 151_936
 TYPES = {
-    "stride": "i32", "labels": "*i64", "uniforms": "*fp32", "thresholds": "*fp32", "stats": "*fp32", "ends": "*fp64",
-    "tops": "*fp32", "tokens": "*i32", "distances": "*fp32", "count": "i32", "vocabulary": "i32", "samples": "i32",
-    "inverse_temperature": "fp32", "beta": "fp32", "nll_weight": "fp32", "draws_to_miss": "fp32", "top_k": "fp32",
-    "top_p": "fp32",
+    "stride": "i32", "labels": "*i64", "uniforms": "*fp32", "thresholds": "*fp32", "row_metrics": "*fp32",
+    "ends": "*fp64", "tops": "*fp32", "tokens": "*i32", "distances": "*fp32", "count": "i32", "vocabulary": "i32",
+    "samples": "i32", "inverse_temperature": "fp32", "beta": "fp32", "nll_weight": "fp32", "missing_draws": "fp32",
+    "top_k": "fp32", "top_p": "fp32",
 }  # fmt: skip
 TILES = triton.next_power_of_2(triton.cdiv(VOCABULARY, launch.TILE))
-ROWS = {
+LOSS = {
     "CUT": False,
     "MEAN_BASELINE": False,
     "WITH_GRAD": True,
@@ -40,17 +43,18 @@ ROWS = {
     "DRAWS": launch.DRAWS,
     "SCALE": None,
     "CAP": None,
+    **launch.METRIC_COLUMNS,
 }
-EVERYTHING = {"CUT": True, "MEAN_BASELINE": True, "SCALE": 0.5, "CAP": 30.0}
+ALL_OPTIONS = {"CUT": True, "MEAN_BASELINE": True, "SCALE": 0.5, "CAP": 30.0}
 VARIANTS = {
-    "sft": (loss_kernel.loss_kernel, ROWS | {"OBJECTIVE": 0}),
-    "dft": (loss_kernel.loss_kernel, ROWS | {"OBJECTIVE": 1}),
-    "exact": (loss_kernel.loss_kernel, ROWS | {"OBJECTIVE": 2}),
-    "sampled": (loss_kernel.loss_kernel, ROWS | {"OBJECTIVE": 3}),
-    "exact, everything": (loss_kernel.loss_kernel, ROWS | EVERYTHING | {"OBJECTIVE": 2}),
-    "sampled, everything": (loss_kernel.loss_kernel, ROWS | EVERYTHING | {"OBJECTIVE": 3}),
+    "sft": (loss_kernel, LOSS | {"OBJECTIVE": SFT.value}),
+    "dft": (loss_kernel, LOSS | {"OBJECTIVE": DFT.value}),
+    "exact": (loss_kernel, LOSS | {"OBJECTIVE": EXACT.value}),
+    "sampled": (loss_kernel, LOSS | {"OBJECTIVE": SAMPLED.value}),
+    "exact, all options": (loss_kernel, LOSS | ALL_OPTIONS | {"OBJECTIVE": EXACT.value}),
+    "sampled, all options": (loss_kernel, LOSS | ALL_OPTIONS | {"OBJECTIVE": SAMPLED.value}),
     "threshold": (
-        threshold_kernel.threshold_kernel,
+        threshold_kernel,
         {"BY_COUNT": True, "BY_MASS": True, "SCALE": 0.5, "CAP": 30.0},
     ),
 }
@@ -66,23 +70,27 @@ def compile_one(kernel, constants, logits, target):
 
 
 def bytes_spilled(cubin):
-    """A thread's local memory, as NVIDIA's tool tells it."""
+    """The local memory of a thread, which NVIDIA's tool reads from the binary. It is used only if registers spill."""
     tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         Path(file.name).write_bytes(cubin)
-        told = subprocess.run([tool, "--dump-resource-usage", file.name], capture_output=True, text=True, check=True)
-    return int(told.stdout.split("LOCAL:")[1].split()[0])
+        usage = subprocess.run([tool, "--dump-resource-usage", file.name], capture_output=True, text=True, check=True)
+    return int(usage.stdout.split("LOCAL:")[1].split()[0])
 
 
 def main():
     for target, (description, logits) in TARGETS.items():
         for variant, (kernel, constants) in VARIANTS.items():
             asm = compile_one(kernel, constants, logits, description).asm
-            made = {"target": target, "variant": variant, "binary": len(asm.get("cubin") or asm["hsaco"])}
+            result = {"target": target, "variant": variant, "binary": len(asm.get("cubin") or asm["hsaco"])}
             if "cubin" in asm:
-                made["spilled"] = bytes_spilled(asm["cubin"])
-                made["atomics"] = len(re.findall(r"\b(?:atom|red)\.", asm["ptx"]))
-            print(json.dumps(made))
+                result["spilled"] = bytes_spilled(asm["cubin"])
+                result["atomics"] = len(re.findall(r"\b(?:atom|red)\.", asm["ptx"]))
+            print(json.dumps(result))
+    try:
+        compile_one(loss_kernel, LOSS | {"OBJECTIVE": -1}, "fp32", TARGETS["sm_90"][0])
+    except CompilationError as error:
+        print(json.dumps({"variant": "unknown objective", "error": str(error)}))
 
 
 if __name__ == "__main__":

@@ -3,4 +3,4 @@ import os
 import torch
 
 if not torch.cuda.is_available():
-    os.environ["TRITON_INTERPRET"] = "1"  # read when triton is imported
+    os.environ["TRITON_INTERPRET"] = "1"  # Triton reads it when it is imported

@@ -1,4 +1,8 @@
-"""Random problems for the loss, and the three ways to solve them: truth, native, ours."""
+"""Random inputs of the loss, and several ways to compute their loss, metrics and gradients.
+
+truth: the specification in float64. native: what a model does without OTR's loss, whole logits in its own dtype.
+actual: otr_loss. Tests compare the error of actual with the error of native, both measured against truth.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +15,7 @@ from torch import Tensor
 from otr_plugin import OTRConfig, otr_loss
 from otr_plugin.loss.reference import finish, otr_loss_on_logits, otr_loss_reference
 
-DEVICE = "cpu"  # where problems are solved; test_gpu.py sets another
+DEVICE = "cpu"  # the device of all computations; test_gpu.py replaces it
 
 
 @dataclass
@@ -24,7 +28,7 @@ class Problem:
     options: dict[str, Any] = field(default_factory=dict)  # logit_scale, softcap, num_items
 
     def to(self, dtype: torch.dtype) -> Problem:
-        """The same numbers (rounded to dtype), as leaves that want a gradient."""
+        """A copy in another dtype, whose hidden, weight and bias are leaves that require a gradient."""
 
         def leaf(t: Tensor | None) -> Tensor | None:
             return None if t is None else t.detach().to(dtype).requires_grad_()
@@ -57,7 +61,11 @@ def problem(
     dtype: torch.dtype = torch.float32,
     **options: Any,
 ) -> Problem:
-    """Logits with a standard deviation of `sharpness`; half the labels are likely ones. Rounded to dtype."""
+    """A random problem with n positions, hidden size d and vocabulary v. Its values are rounded to dtype.
+
+    `sharpness` is the standard deviation of the logits, `masked` the share of positions that are not trained. About
+    half of the labels are probable tokens, and the others are arbitrary.
+    """
     g = torch.Generator().manual_seed(seed)
     hidden = torch.randn(n, d, generator=g, dtype=torch.float64).to(dtype)
     weight = (torch.randn(v, d, generator=g, dtype=torch.float64) * sharpness / d**0.5).to(dtype)
@@ -71,30 +79,33 @@ def problem(
 
 
 @dataclass
-class Answer:
+class Result:
     loss: Tensor
     metrics: dict[str, Tensor]
     gradients: dict[str, Tensor]
 
 
-def _answer(p: Problem, loss: Tensor, metrics: dict[str, Tensor]) -> Answer:
+def _result(p: Problem, loss: Tensor, metrics: dict[str, Tensor]) -> Result:
     leaves = p.leaves
     gradients = torch.autograd.grad(loss, list(leaves.values())) if leaves else ()
     metrics = {name: value.cpu() for name, value in metrics.items()}
-    return Answer(loss.detach().cpu(), metrics, {n: g.cpu() for n, g in zip(leaves, gradients, strict=True)})
+    return Result(loss.detach().cpu(), metrics, {n: g.cpu() for n, g in zip(leaves, gradients, strict=True)})
 
 
-def truth(p: Problem, config: OTRConfig) -> Answer:
+def truth(p: Problem, config: OTRConfig) -> Result:
     """The specification, in float64."""
     p = p.on(DEVICE).to(torch.float64)
-    return _answer(
+    return _result(
         p,
         *otr_loss_reference(p.hidden, p.weight, p.labels, config, bias=p.bias, uniforms=p.uniforms, **p.options),
     )
 
 
-def truth_of_draws(p: Problem, config: OTRConfig, dtype: torch.dtype) -> Answer:
-    """Truth where draws are made from logits rounded to dtype: their values, and a float64 gradient."""
+def truth_of_draws(p: Problem, config: OTRConfig, dtype: torch.dtype) -> Result:
+    """Truth for draws from logits that are rounded to dtype.
+
+    Rounded logits lead to other draws, so the logits have their rounded values here, and the gradient is float64.
+    """
     options = dict(p.options)
     items = options.pop("num_items", None)
     p = p.on(DEVICE)
@@ -104,29 +115,31 @@ def truth_of_draws(p: Problem, config: OTRConfig, dtype: torch.dtype) -> Answer:
     p = p.to(torch.float64)
     logits = torch.nn.functional.linear(p.hidden, p.weight, p.bias)
     logits = finish(logits + (rounded - logits).detach(), **options)
-    return _answer(p, *otr_loss_on_logits(logits, p.labels, config, num_items=items, uniforms=p.uniforms))
+    return _result(p, *otr_loss_on_logits(logits, p.labels, config, num_items=items, uniforms=p.uniforms))
 
 
-def native(p: Problem, config: OTRConfig, dtype: torch.dtype) -> Answer:
-    """What a model does by itself: whole logits in its dtype, the loss on them in float32."""
+def native(p: Problem, config: OTRConfig, dtype: torch.dtype) -> Result:
+    """What a model does without OTR's loss: whole logits in its dtype, and the loss on them in float32."""
     p = p.on(DEVICE).to(dtype)
     options = dict(p.options)
     items = options.pop("num_items", None)
     logits = torch.nn.functional.linear(p.hidden, p.weight, p.bias)
     logits = finish(logits.to(torch.promote_types(dtype, torch.float32)), **options)
-    return _answer(p, *otr_loss_on_logits(logits, p.labels, config, num_items=items, uniforms=p.uniforms))
+    return _result(p, *otr_loss_on_logits(logits, p.labels, config, num_items=items, uniforms=p.uniforms))
 
 
-def ours(p: Problem, config: OTRConfig, dtype: torch.dtype | None = None) -> Answer:
+def actual(p: Problem, config: OTRConfig, dtype: torch.dtype | None = None) -> Result:
+    """otr_loss, in dtype; without dtype, on the tensors of p themselves."""
     p = p.on(DEVICE)
     p = p if dtype is None else p.to(dtype)
-    return _answer(p, *otr_loss(p.hidden, p.weight, p.labels, config, bias=p.bias, uniforms=p.uniforms, **p.options))
+    return _result(p, *otr_loss(p.hidden, p.weight, p.labels, config, bias=p.bias, uniforms=p.uniforms, **p.options))
 
 
 def error(of: Tensor, to: Tensor, unit: float = 0.0) -> float:
-    """Largest difference, as a share of the largest value.
+    """The largest difference between two tensors, relative to the largest value of `to`.
 
-    What cancels to nearly nothing is measured by what cancels instead: by a tenth of `unit`.
+    Terms of the size `unit` may cancel to a value near 0, whose relative error is meaningless. So the difference is
+    relative to a tenth of `unit` at least.
     """
     if to.numel() == 0:
         return 0.0
@@ -135,7 +148,7 @@ def error(of: Tensor, to: Tensor, unit: float = 0.0) -> float:
 
 
 def units(p: Problem) -> dict[str, float]:
-    """How large a loss and gradients are if nothing cancels."""
+    """The size of the loss and of the gradients if no terms cancel: the `unit` of `error`."""
     if not len(p.labels):
         return dict.fromkeys(("loss", "hidden", "weight", "bias"), 1.0)
     items = float(p.options.get("num_items") or (p.labels != -100).sum().clamp(min=1))

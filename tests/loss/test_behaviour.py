@@ -1,4 +1,4 @@
-"""What a training loop relies on besides the numbers: repeatability, memory, and how it meets autograd."""
+"""What a training loop needs besides correct numbers: reproducible draws, little memory, and autograd's rules."""
 
 import copy
 
@@ -9,7 +9,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from otr_plugin import OTRConfig, otr_loss
 from otr_plugin.loss.memory_plan import CHUNK_BYTES, chunk_size
 
-from .problems import ours, problem
+from .problems import actual, problem
 
 CONFIG = OTRConfig(samples=32)
 
@@ -18,7 +18,7 @@ def seeded(seed):
     return torch.Generator().manual_seed(seed)
 
 
-def test_a_seed_gives_the_same_bits():
+def test_the_same_seed_gives_the_same_bits():
     p = problem(64, 16, 3000, seed=1).to(torch.float32)
 
     def run(seed):
@@ -30,7 +30,7 @@ def test_a_seed_gives_the_same_bits():
     assert not torch.equal(first[0], other[0])
 
 
-def test_a_generator_is_uniforms_drawn_from_it():
+def test_uniforms_are_drawn_from_the_generator():
     p = problem(20, 8, 50, seed=2)
     by_generator = otr_loss(p.hidden, p.weight, p.labels, CONFIG, generator=seeded(3)).loss
     uniforms = torch.rand(20, 32, generator=seeded(3))
@@ -38,7 +38,7 @@ def test_a_generator_is_uniforms_drawn_from_it():
 
 
 @pytest.mark.parametrize("settings", [{"estimator": "exact"}, {"objective": "dft"}, {"objective": "sft"}], ids=str)
-def test_what_draws_nothing_uses_no_randomness(settings):
+def test_objectives_without_draws_use_no_random_numbers(settings):
     p = problem(20, 8, 50, seed=2)
     generator = seeded(3)
     before = generator.get_state(), torch.get_rng_state()
@@ -47,7 +47,7 @@ def test_what_draws_nothing_uses_no_randomness(settings):
     assert torch.equal(before[1], torch.get_rng_state())
 
 
-def test_a_generator_leaves_the_global_one_alone():
+def test_with_a_generator_the_global_one_is_unchanged():
     p = problem(20, 8, 50, seed=2)
     before = torch.get_rng_state()
     otr_loss(p.hidden, p.weight, p.labels, CONFIG, generator=seeded(3))
@@ -55,7 +55,7 @@ def test_a_generator_leaves_the_global_one_alone():
 
 
 class Largest(TorchDispatchMode):
-    """The most elements that any tensor made inside has."""
+    """Records the number of elements of the largest tensor that is created while the mode is active."""
 
     def __init__(self):
         super().__init__()
@@ -70,18 +70,18 @@ class Largest(TorchDispatchMode):
 
 
 @pytest.mark.parametrize("settings", [{}, {"estimator": "exact", "top_p": 0.9}, {"objective": "sft"}], ids=str)
-def test_never_more_than_a_chunk_of_logits(settings):
+def test_only_one_chunk_of_logits_is_in_memory(settings):
     n, v, chunk = 300, 5000, 16
     p = problem(n, 8, v, seed=4, masked=0.1)
     p.hidden.requires_grad_()
     with Largest() as largest:
-        ours(p, OTRConfig(**{"samples": 32, "chunk_tokens": chunk} | settings))
-    scratch = 4 * chunk * (v + 64)  # the rows kernel's, for a block that is here the whole chunk
+        actual(p, OTRConfig(**{"samples": 32, "chunk_tokens": chunk} | settings))
+    scratch = 4 * chunk * (v + 64)  # of the PyTorch kernel, for a block that is here the whole chunk
     assert chunk * v <= largest.elements <= scratch
     assert largest.elements < n * v / 4
 
 
-def test_auto_chunks_are_few_even_and_within_the_budget():
+def test_auto_chunks_are_few_and_even_and_fit_the_budget():
     for count, row in ((1, 8), (512, 151936 * 4), (1024, 151936 * 4), (4096, 151936 * 4), (8192, 32000 * 2)):
         size = chunk_size(count, row, "auto", CHUNK_BYTES)
         chunks = -(-count // size)
@@ -92,7 +92,7 @@ def test_auto_chunks_are_few_even_and_within_the_budget():
     assert chunk_size(100, 10 * CHUNK_BYTES, 7, CHUNK_BYTES) == 7
 
 
-def test_positions_that_are_not_trained_enter_no_gemm():
+def test_masked_positions_enter_no_matrix_product():
     p = problem(200, 8, 50, masked=0.9, seed=5)
     flops = []
 
@@ -104,12 +104,12 @@ def test_positions_that_are_not_trained_enter_no_gemm():
 
     p.hidden.requires_grad_()
     with Gemms():
-        ours(p, CONFIG)
+        actual(p, CONFIG)
     trained = int((p.labels != -100).sum())
     assert flops == [(trained, 8), (trained, 50)]
 
 
-def test_evaluation_computes_no_gradient():
+def test_no_gradient_is_computed_when_gradients_are_disabled():
     p = problem(30, 8, 50, seed=6).to(torch.float32)
     gemms = []
 
@@ -118,7 +118,7 @@ def test_evaluation_computes_no_gradient():
             gemms.extend([func] if "mm" in str(func) else [])
             return func(*args, **kwargs or {})
 
-    want = ours(p, CONFIG).loss
+    want = actual(p, CONFIG).loss
     with torch.no_grad(), Gemms():
         out = otr_loss(p.hidden, p.weight, p.labels, CONFIG, uniforms=p.uniforms)
     assert len(gemms) == 1
@@ -129,7 +129,7 @@ def test_evaluation_computes_no_gradient():
     assert torch.equal(out.loss, want)
 
 
-def test_backward_scales_and_may_run_twice():
+def test_backward_scales_the_gradient_and_can_run_twice():
     p = problem(12, 8, 40, seed=7).to(torch.float32)
     loss = otr_loss(p.hidden, p.weight, p.labels, CONFIG, uniforms=p.uniforms).loss
     once = torch.autograd.grad(loss, (p.hidden, p.weight), retain_graph=True)
@@ -143,7 +143,7 @@ def test_backward_scales_and_may_run_twice():
         torch.autograd.grad(loss, p.hidden)
 
 
-def test_there_is_no_second_derivative():
+def test_a_second_derivative_raises():
     p = problem(5, 4, 9, seed=8).to(torch.float32)
     loss = otr_loss(p.hidden, p.weight, p.labels, CONFIG, uniforms=p.uniforms).loss
     (gradient,) = torch.autograd.grad(loss**2, p.hidden, create_graph=True)
@@ -151,7 +151,7 @@ def test_there_is_no_second_derivative():
         gradient.sum().backward()
 
 
-def test_metrics_are_detached_and_inputs_untouched():
+def test_metrics_are_detached_and_inputs_are_unchanged():
     p = problem(12, 8, 40, bias=True, seed=9).to(torch.float32)
     before = copy.deepcopy(p)
     out = otr_loss(p.hidden, p.weight, p.labels, CONFIG, bias=p.bias, uniforms=p.uniforms)
@@ -161,11 +161,11 @@ def test_metrics_are_detached_and_inputs_untouched():
         assert torch.equal(getattr(p, name), getattr(before, name))
 
 
-# Dynamo asks a tensor that it resumes with for its .grad.
+# After the graph break, Dynamo reads .grad of tensors that are not leaves.
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")
-def test_inside_a_compiled_model():
+def test_a_compiled_function_gives_the_same_result():
     p = problem(12, 8, 40, seed=10).to(torch.float32)
-    want = ours(p, CONFIG)
+    want = actual(p, CONFIG)
 
     def step(hidden, weight):
         return otr_loss(hidden * 1.0, weight, p.labels, CONFIG, uniforms=p.uniforms).loss * 1.0
@@ -176,8 +176,8 @@ def test_inside_a_compiled_model():
     torch.testing.assert_close(gradient, want.gradients["hidden"], rtol=0, atol=0)
 
 
-def test_a_label_out_of_range_on_a_device_that_cannot_be_asked(monkeypatch):
-    """There, values are not looked at. The loss must be NaN, and no memory out of bounds be read."""
+def test_an_unchecked_label_out_of_range_makes_loss_and_gradient_nan(monkeypatch):
+    """On a GPU the values of labels are not checked. The loss must be NaN, and nothing out of bounds may be read."""
     from otr_plugin.loss import checks
 
     monkeypatch.setattr(checks, "_check_label_values", lambda labels, vocabulary: None)
@@ -185,12 +185,12 @@ def test_a_label_out_of_range_on_a_device_that_cannot_be_asked(monkeypatch):
         for settings in ({"samples": 32}, {"estimator": "exact"}, {"objective": "dft"}, {"objective": "sft"}):
             p = problem(6, 8, 40, masked=0, seed=11).to(torch.float32)
             p.labels[2] = label
-            answer = ours(p, OTRConfig(**settings))
-            assert answer.loss.isnan()
-            assert answer.gradients["hidden"].isnan().any(1).tolist() == [False] * 2 + [True] + [False] * 3
+            result = actual(p, OTRConfig(**settings))
+            assert result.loss.isnan()
+            assert result.gradients["hidden"].isnan().any(1).tolist() == [False] * 2 + [True] + [False] * 3
 
 
-def test_nan_in_gives_nan_out():
+def test_nan_in_hidden_makes_the_loss_nan_but_no_other_gradient():
     p = problem(6, 8, 40, masked=0, seed=12).to(torch.float32)
     p.hidden.data[1, 3] = torch.nan
     for settings in (
@@ -199,6 +199,6 @@ def test_nan_in_gives_nan_out():
         {"top_k": 3, "samples": 32},
         {"objective": "sft"},
     ):
-        answer = ours(p, OTRConfig(**settings))
-        assert answer.loss.isnan()
-        assert not answer.gradients["hidden"][2:].isnan().any()
+        result = actual(p, OTRConfig(**settings))
+        assert result.loss.isnan()
+        assert not result.gradients["hidden"][2:].isnan().any()

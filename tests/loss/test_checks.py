@@ -1,4 +1,4 @@
-"""What otr_loss refuses, and the words it does it with."""
+"""otr_loss raises a ValueError for a wrong argument. The messages are pinned here."""
 
 import re
 from types import SimpleNamespace
@@ -14,13 +14,13 @@ GOOD = {
     "labels": torch.tensor([0, 4, -100, 1]),
     "config": OTRConfig(samples=2),
 }
-ON_A_GPU = SimpleNamespace(device=torch.device("cuda:0"))  # a generator, as far as the check looks
+ON_A_GPU = SimpleNamespace(device=torch.device("cuda:0"))  # the check reads only the device of a generator
 FINITE = "expected a finite number > 0, got"
 
 CASES = [
     (
         {"hidden": torch.zeros(2, 2, 3)},
-        "hidden: expected shape [N, D] (hidden.flatten(0, -2) makes it so), got [2, 2, 3]",
+        "hidden: expected shape [N, D] (hidden.flatten(0, -2) has it), got [2, 2, 3]",
     ),
     ({"hidden": None}, "hidden: expected a torch.Tensor, got NoneType"),
     (
@@ -29,35 +29,35 @@ CASES = [
     ),
     (
         {"weight": torch.zeros(5, 2)},
-        "weight: expected shape [V, 3] with V >= 1, as hidden is [4, 3], got [5, 2]",
+        "weight: expected shape [V, 3] with V >= 1, because hidden has shape [4, 3], got [5, 2]",
     ),
     (
         {"weight": torch.zeros(0, 3)},
-        "weight: expected shape [V, 3] with V >= 1, as hidden is [4, 3], got [0, 3]",
+        "weight: expected shape [V, 3] with V >= 1, because hidden has shape [4, 3], got [0, 3]",
     ),
-    ({"weight": torch.zeros(5)}, "weight: expected shape [V, 3] with V >= 1, as hidden is [4, 3], got [5]"),
-    ({"weight": torch.zeros(5, 3).half()}, "weight: expected torch.float32, like hidden, got torch.float16"),
+    ({"weight": torch.zeros(5)}, "weight: expected shape [V, 3] with V >= 1, because hidden has shape [4, 3], got [5]"),
+    ({"weight": torch.zeros(5, 3).half()}, "weight: expected torch.float32, the dtype of hidden, got torch.float16"),
     (
         {"weight": torch.zeros(5, 3, dtype=torch.uint8)},
-        "weight: expected torch.float32, like hidden, got torch.uint8",
+        "weight: expected torch.float32, the dtype of hidden, got torch.uint8",
     ),
     (
         {"weight": torch.zeros(5, 3, device="meta")},
-        "weight: expected a tensor on cpu, like hidden, got one on meta",
+        "weight: expected a tensor on cpu, the device of hidden, got one on meta",
     ),
-    ({"labels": torch.zeros(3).long()}, "labels: expected shape [4], as hidden is [4, 3], got [3]"),
-    ({"labels": torch.zeros(1, 4).long()}, "labels: expected shape [4], as hidden is [4, 3], got [1, 4]"),
+    ({"labels": torch.zeros(3).long()}, "labels: expected shape [4], because hidden has shape [4, 3], got [3]"),
+    ({"labels": torch.zeros(1, 4).long()}, "labels: expected shape [4], because hidden has shape [4, 3], got [1, 4]"),
     ({"labels": torch.zeros(4)}, "labels: expected int64 or int32, got torch.float32"),
     (
         {"labels": torch.tensor([0, 1, 5, 9])},
-        "labels: expected 0 to 4, or -100 for not trained, got 5 at position 2",
+        "labels: expected 0 to 4, or -100 at positions that are not trained, got 5 at position 2",
     ),
     (
         {"labels": torch.tensor([0, -1, 5, 9])},
-        "labels: expected 0 to 4, or -100 for not trained, got -1 at position 1",
+        "labels: expected 0 to 4, or -100 at positions that are not trained, got -1 at position 1",
     ),
-    ({"bias": torch.zeros(4)}, "bias: expected shape [5], as weight is [5, 3], got [4]"),
-    ({"bias": torch.zeros(5).double()}, "bias: expected torch.float32, like hidden, got torch.float64"),
+    ({"bias": torch.zeros(4)}, "bias: expected shape [5], because weight has shape [5, 3], got [4]"),
+    ({"bias": torch.zeros(5).double()}, "bias: expected torch.float32, the dtype of hidden, got torch.float64"),
     ({"uniforms": torch.zeros(4, 3)}, "uniforms: expected shape [4, 2] (positions, samples), got [4, 3]"),
     ({"uniforms": torch.zeros(4)}, "uniforms: expected shape [4, 2] (positions, samples), got [4]"),
     ({"uniforms": torch.zeros(4, 2).bfloat16()}, "uniforms: expected float32 or float64, got torch.bfloat16"),
@@ -79,21 +79,21 @@ CASES = [
     ({"config": {"samples": 2}}, "config: expected an OTRConfig, got dict; write OTRConfig(**settings)"),
     (
         {"config": OTRConfig(kernel="triton")},
-        "kernel: expected auto or torch, got triton, but there is none for cpu (on a cpu, TRITON_INTERPRET=1 runs its interpreter, slowly)",
+        "kernel: expected auto or torch, got triton, which cannot be used here: Triton has no compiler for cpu (on a cpu, TRITON_INTERPRET=1 runs its interpreter, slowly)",
     ),
-    ({"generator": ON_A_GPU}, "generator: expected one on cpu, like hidden, got one on cuda:0"),
+    ({"generator": ON_A_GPU}, "generator: expected one on cpu, the device of hidden, got one on cuda:0"),
 ]
 
 
 @pytest.mark.parametrize(("bad", "message"), CASES, ids=[message[:50] for _, message in CASES])
-def test_what_is_refused_and_how(bad, message, monkeypatch):
-    monkeypatch.setattr("otr_plugin.loss.LinearLoss", None)  # nothing may be computed first
-    monkeypatch.delenv("TRITON_INTERPRET", raising=False)  # which other tests want
+def test_a_wrong_argument_raises_this_message(bad, message, monkeypatch):
+    monkeypatch.setattr("otr_plugin.loss.LinearLoss", None)  # a computation before the check would fail
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)  # conftest.py sets it for other tests
     with pytest.raises(ValueError, match=f"^otr_loss: {re.escape(message)}$"):
         otr_loss(**GOOD | bad)
 
 
-def test_the_rest_is_accepted():
+def test_valid_arguments_are_accepted():
     otr_loss(**GOOD)
     for good in (
         {"labels": GOOD["labels"].int()},
@@ -109,5 +109,5 @@ def test_the_rest_is_accepted():
 def test_dtypes_may_differ_under_autocast():
     with torch.autocast("cpu", dtype=torch.bfloat16):
         otr_loss(**GOOD | {"weight": GOOD["weight"].bfloat16()})
-        with pytest.raises(ValueError, match=r"weight: expected torch\.float32, like hidden, got torch\.uint8"):
+        with pytest.raises(ValueError, match=r"weight: expected torch\.float32, the dtype of hidden, got torch\.uint8"):
             otr_loss(**GOOD | {"weight": GOOD["weight"].byte()})

@@ -1,4 +1,4 @@
-"""On a GPU: the parity suite, what waits for the device, and rows beyond 2**31 logits."""
+"""Tests that need a GPU: all of test_parity.py, how often the CPU waits, and more than 2**31 logits."""
 
 import pytest
 import torch
@@ -7,12 +7,12 @@ from otr_plugin import OTRConfig, otr_loss
 
 from . import problems
 from .problems import problem
-from .test_parity import *  # noqa: F403 - the whole suite is collected here too, and runs on the GPU
+from .test_parity import *  # noqa: F403 - pytest collects these tests here too, and runs them on the GPU
 from .test_parity import CONFIGS, SHAPES, check
 
 pytestmark = [
     pytest.mark.gpu,
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU, and PyTorch sees none"),
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU, and PyTorch finds none"),
 ]
 
 
@@ -23,14 +23,14 @@ def on_the_gpu(monkeypatch):
 
 @pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_parity_of_pytorchs_kernel(shape, config):
+def test_the_pytorch_kernel_matches_the_specification_on_a_gpu(shape, config):
     config = OTRConfig(**{"samples": 32, "kernel": "torch"} | config)
     check(problem(*shape, samples=config.samples, bias=True, seed=sum(shape)), config, torch.float32)
 
 
 @pytest.mark.parametrize("settings", [{}, {"estimator": "exact"}, {"objective": "sft"}], ids=str)
 def test_a_step_waits_for_the_device_once(settings):
-    """To learn how many rows are trained. Nothing else may wait."""
+    """The CPU waits for the number of trained positions, and for nothing else."""
     p = problem(64, 32, 1000, dtype=torch.bfloat16).to(torch.bfloat16).on("cuda")
     hidden, weight = p.hidden.detach().requires_grad_(), p.weight.detach().requires_grad_()
     config = OTRConfig(samples=32, **settings)
@@ -39,9 +39,9 @@ def test_a_step_waits_for_the_device_once(settings):
         otr_loss(hidden, weight, p.labels, config, generator=generator).loss.backward()
 
     generator = torch.Generator("cuda").manual_seed(0)
-    step()  # compiles, and tries what this device's GEMM can do
+    step()  # compiles the kernel, and runs the trials whose results are cached
     waits = []
-    own = torch.Tensor.nonzero
+    original = torch.Tensor.nonzero
     torch.cuda.set_sync_debug_mode("error")
     try:
         with pytest.MonkeyPatch.context() as patch:
@@ -49,9 +49,9 @@ def test_a_step_waits_for_the_device_once(settings):
             def nonzero(self):
                 torch.cuda.set_sync_debug_mode("default")
                 waits.append(1)
-                found = own(self)
+                result = original(self)
                 torch.cuda.set_sync_debug_mode("error")
-                return found
+                return result
 
             patch.setattr(torch.Tensor, "nonzero", nonzero)
             step()
@@ -60,7 +60,7 @@ def test_a_step_waits_for_the_device_once(settings):
     assert waits == [1]
 
 
-def test_more_than_two_to_the_31_logits_in_one_chunk():
+def test_a_chunk_can_have_more_than_two_to_the_31_logits():
     n, v = 17_000, 131_072
     assert n * v > 2**31
     hidden = torch.randn(n, 16, device="cuda", dtype=torch.bfloat16)
@@ -77,7 +77,7 @@ def test_more_than_two_to_the_31_logits_in_one_chunk():
     assert torch.equal(*results)
 
 
-def test_on_a_stream_of_its_own():
+def test_another_stream_gives_the_same_gradient():
     p = problem(40, 16, 3000, samples=32).to(torch.float32).on("cuda")
     config = OTRConfig(samples=32)
 

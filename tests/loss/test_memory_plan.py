@@ -1,4 +1,4 @@
-"""Memory for logits: how much is asked for, and what happens where it is not there."""
+"""How much memory a chunk takes, and what happens if less is free."""
 
 import types
 
@@ -8,7 +8,7 @@ import torch
 from otr_plugin import OTRConfig
 from otr_plugin.loss import memory_plan
 
-from .problems import error, ours, problem
+from .problems import actual, error, problem
 
 
 def device_with(free, total=24 << 30, reserved=0, allocated=0, fraction=None):
@@ -27,13 +27,13 @@ def device_with(free, total=24 << 30, reserved=0, allocated=0, fraction=None):
     [
         ({"free": 20 << 30}, memory_plan.CHUNK_BYTES_GPU),
         ({"free": 1 << 30}, 1 << 28),
-        ({"free": 1 << 30, "reserved": 3 << 30, "allocated": 2 << 30}, 1 << 29),  # PyTorch holds some that it can reuse
+        ({"free": 1 << 30, "reserved": 3 << 30, "allocated": 2 << 30}, 1 << 29),  # PyTorch can reuse reserved memory
         ({"free": 20 << 30, "fraction": 0.5, "reserved": 11 << 30, "allocated": 11 << 30}, 1 << 28),
         ({"free": 20 << 30, "fraction": 0.5, "reserved": 13 << 30, "allocated": 13 << 30}, 0),
     ],
     ids=str,
 )
-def test_the_budget_of_a_gpu_is_a_share_of_what_is_free(memory, want, monkeypatch):
+def test_the_budget_of_a_gpu_is_a_share_of_its_free_memory(memory, want, monkeypatch):
     monkeypatch.setattr(torch, "get_device_module", lambda device: device_with(**memory))
     assert memory_plan.budget(torch.device("cuda")) == want
 
@@ -43,31 +43,31 @@ def test_the_budget_of_a_cpu_is_fixed():
 
 
 @pytest.mark.parametrize("chunk", ["auto", 40, 13])
-def test_where_memory_is_short_chunks_are_smaller_and_the_result_the_same(chunk, monkeypatch):
-    """As if more than 5 rows of logits, with what they need beside them, did not fit."""
+def test_short_memory_makes_chunks_smaller_and_keeps_the_result(chunk, monkeypatch):
+    """Simulates a device where at most 5 rows of logits and their temporaries fit."""
     p = problem(40, 8, 500, bias=True, masked=0.2, seed=5)
     config = OTRConfig(samples=32, chunk_tokens=chunk)
-    whole = ours(p, config, torch.float32)
-    own, sizes = torch.Tensor.new_empty, []
+    whole = actual(p, config, torch.float32)
+    original, sizes = torch.Tensor.new_empty, []
 
     def short_of_memory(self, *shape, **options):
         if len(shape) == 2 and shape[1] == 512 and shape[0] > 5:
-            raise torch.OutOfMemoryError("made up")
+            raise torch.OutOfMemoryError("simulated")
         if options.get("dtype") == torch.uint8:
             sizes.append(shape)
-        return own(self, *shape, **options)
+        return original(self, *shape, **options)
 
     monkeypatch.setattr(torch.Tensor, "new_empty", short_of_memory)
-    parts = ours(p, config, torch.float32)
+    parts = actual(p, config, torch.float32)
     assert len(sizes) == 1
     torch.testing.assert_close(parts.loss, whole.loss, rtol=2e-6, atol=1e-7)
     for name, gradient in parts.gradients.items():
         assert error(gradient, whole.gradients[name]) < 2e-6
 
 
-def test_where_not_one_row_fits_it_says_so(monkeypatch):
+def test_no_memory_for_one_row_raises(monkeypatch):
     def no_memory(self, *shape, **options):
-        raise torch.OutOfMemoryError("made up")
+        raise torch.OutOfMemoryError("simulated")
 
     p = problem(4, 8, 50)
     monkeypatch.setattr(torch.Tensor, "new_empty", no_memory)

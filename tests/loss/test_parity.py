@@ -1,9 +1,9 @@
-"""otr_loss against float64 truth.
+"""otr_loss matches the specification.
 
-The rule: its error is within the error that the native computation (whole logits in the same dtype, the
-loss on them in float32, autograd) makes on the same problem, plus BOUND, both as shares of the tensor's
-largest value. Where logits are rounded to low precision before draws are made from them, truth is told
-from the rounded ones.
+The rule: the error of otr_loss is at most the error of the native computation (whole logits in the same dtype, the
+loss on them in float32, autograd) on the same problem, plus BOUND. Errors are differences from the specification in
+float64, relative to the largest value of the tensor. Draws from logits in low precision are compared with the
+specification's draws from the same rounded logits.
 """
 
 import itertools
@@ -14,11 +14,11 @@ import torch
 from otr_plugin import OTRConfig, otr_loss
 from otr_plugin.loss.reference import otr_loss_on_logits
 from otr_plugin.loss.torch_kernel import compute_chunk
-from otr_plugin.metrics import ROW_METRICS
+from otr_plugin.metrics import ROW_METRICS, TOKEN_COUNT
 
-from .problems import error, native, ours, problem, truth, truth_of_draws, units
+from .problems import actual, error, native, problem, truth, truth_of_draws, units
 
-# float64 and float32: sums over 40,000 tokens. The others: one step between neighbouring numbers.
+# float64 and float32: rounding of sums over 40,000 tokens. bfloat16, float16: the step between neighbouring numbers.
 BOUND = {torch.float64: 1e-13, torch.float32: 3e-6, torch.bfloat16: 2**-7, torch.float16: 2**-10}
 DTYPES = list(BOUND)
 
@@ -43,25 +43,25 @@ CONFIGS = {
 def check(p, config, dtype):
     rounded = config.draws and dtype.itemsize < 4
     want = truth_of_draws(p, config, dtype) if rounded else truth(p, config)
-    by_itself, got = native(p, config, dtype), ours(p, config, dtype)
+    native_result, got = native(p, config, dtype), actual(p, config, dtype)
     bound, unit = BOUND[dtype], units(p)
-    assert error(got.loss, want.loss, 1) <= error(by_itself.loss, want.loss, 1) + bound
+    assert error(got.loss, want.loss, 1) <= error(native_result.loss, want.loss, 1) + bound
     assert got.gradients.keys() == want.gradients.keys()
     for name, gradient in got.gradients.items():
         assert gradient.dtype == dtype
-        allowed = error(by_itself.gradients[name], want.gradients[name], unit[name]) + bound
+        allowed = error(native_result.gradients[name], want.gradients[name], unit[name]) + bound
         assert error(gradient, want.gradients[name], unit[name]) <= allowed, name
     assert got.metrics.keys() == want.metrics.keys()
     for name, value in got.metrics.items():
-        positions = int(want.metrics["tokens"])
-        allowed = error(by_itself.metrics[name], want.metrics[name], positions) + bound
+        positions = int(want.metrics[TOKEN_COUNT])
+        allowed = error(native_result.metrics[name], want.metrics[name], positions) + bound
         assert error(value, want.metrics[name], positions) <= allowed, name
 
 
 @pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_shapes_and_dtypes(shape, dtype, config):
+def test_every_shape_and_dtype_matches_the_specification(shape, dtype, config):
     config = OTRConfig(**{"samples": 32} | config)
     check(problem(*shape, samples=config.samples, bias=True, seed=sum(shape), dtype=dtype), config, dtype)
 
@@ -72,7 +72,7 @@ def test_shapes_and_dtypes(shape, dtype, config):
     [{"logit_scale": 0.25}, {"logit_scale": -3.0}, {"softcap": 2.0}, {"logit_scale": 0.5, "softcap": 30.0}],
     ids=str,
 )
-def test_heads_that_do_more_than_a_matmul(head, config):
+def test_scaled_and_softcapped_logits_match_the_specification(head, config):
     config = OTRConfig(**{"samples": 16} | config)
     for dtype in (torch.float32, torch.bfloat16):
         check(problem(11, 8, 200, samples=config.samples, seed=2, dtype=dtype, **head), config, dtype)
@@ -80,12 +80,12 @@ def test_heads_that_do_more_than_a_matmul(head, config):
 
 @pytest.mark.parametrize("masked", [0.0, 0.9, 1.0])
 @pytest.mark.parametrize("estimator", ["sampled", "exact"])
-def test_masks(masked, estimator):
+def test_masked_positions_get_no_gradient(masked, estimator):
     p = problem(40, 8, 90, masked=masked, seed=11)
     config = OTRConfig(estimator=estimator, samples=32)
     check(p, config, torch.float32)
-    hidden = ours(p, config, torch.float32).gradients["hidden"]
-    assert not hidden[p.labels == -100].any(), "a position that is not trained moved"
+    hidden = actual(p, config, torch.float32).gradients["hidden"]
+    assert not hidden[p.labels == -100].any(), "a position that is not trained has a gradient"
 
 
 @pytest.mark.parametrize(
@@ -93,13 +93,13 @@ def test_masks(masked, estimator):
     [c for r in (1, 2) for c in itertools.combinations(("hidden", "weight", "bias"), r)],
     ids="+".join,
 )
-def test_only_the_gradients_that_are_needed(needed):
+def test_only_required_gradients_are_computed(needed):
     config = OTRConfig(samples=32)
     p = problem(9, 8, 70, bias=True, seed=12)
-    whole = ours(p, config, torch.float32).gradients
+    whole = actual(p, config, torch.float32).gradients
     for name in needed:
         getattr(p, name).requires_grad_()
-    some = ours(p, config).gradients
+    some = actual(p, config).gradients
     assert some.keys() == set(needed)
     for name in needed:
         torch.testing.assert_close(some[name], whole[name], rtol=0, atol=0)
@@ -107,10 +107,10 @@ def test_only_the_gradients_that_are_needed(needed):
 
 @pytest.mark.parametrize("estimator", ["sampled", "exact"])
 @pytest.mark.parametrize("chunk", [1, 2, 7, 39, 40, 1000])
-def test_the_chunk_size_does_not_show(chunk, estimator):
+def test_the_chunk_size_does_not_change_the_result(chunk, estimator):
     p = problem(40, 8, 500, bias=True, masked=0.3, seed=13)
-    whole = ours(p, OTRConfig(samples=32, estimator=estimator), torch.float32)
-    parts = ours(p, OTRConfig(samples=32, estimator=estimator, chunk_tokens=chunk), torch.float32)
+    whole = actual(p, OTRConfig(samples=32, estimator=estimator), torch.float32)
+    parts = actual(p, OTRConfig(samples=32, estimator=estimator, chunk_tokens=chunk), torch.float32)
     torch.testing.assert_close(parts.loss, whole.loss, rtol=2e-6, atol=1e-7)
     for name, gradient in parts.gradients.items():
         assert error(gradient, whole.gradients[name]) < 2e-6
@@ -118,23 +118,23 @@ def test_the_chunk_size_does_not_show(chunk, estimator):
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
-def test_a_weights_gradient_is_summed_in_float32(dtype):
-    """Many chunks whose shares are alike: summed in low precision, the small ones would be lost."""
+def test_the_gradient_of_the_weight_is_summed_in_float32(dtype):
+    """Many chunks add similar terms. A sum in low precision would soon be too large for one more term to change it."""
     p = problem(512, 8, 50, masked=0, seed=14, dtype=dtype)
     p.hidden = p.hidden[:1].repeat(512, 1)
     p.labels = p.labels[:1].repeat(512)
     config = OTRConfig(objective="sft", chunk_tokens=1)
-    got, want = ours(p, config, dtype).gradients["weight"], truth(p, config).gradients["weight"]
+    got, want = actual(p, config, dtype).gradients["weight"], truth(p, config).gradients["weight"]
     half_a_step = torch.finfo(dtype).eps / 2
-    one_chunks_error = 2 * half_a_step  # logits and their gradient have dtype
+    one_chunks_error = 2 * half_a_step  # the logits and their gradient are rounded to dtype
     assert error(got, want) < half_a_step + one_chunks_error
 
 
-def test_micro_batches_add_up_to_the_batch():
+def test_gradients_of_micro_batches_add_up_to_that_of_the_batch():
     p = problem(24, 8, 90, masked=0.4, seed=15).to(torch.float32)
     config = OTRConfig(samples=32)
     items = int((p.labels != -100).sum())
-    whole = ours(p, config)
+    whole = actual(p, config)
     total = {name: torch.zeros_like(t) for name, t in p.leaves.items()}
     for some in (slice(0, 5), slice(5, 6), slice(6, 24)):
         out = otr_loss(p.hidden[some], p.weight, p.labels[some], config, num_items=items, uniforms=p.uniforms[some])
@@ -147,20 +147,20 @@ def test_micro_batches_add_up_to_the_batch():
 
 
 @pytest.mark.parametrize("items", [7, 7.5, torch.tensor(7), torch.tensor(7.5), torch.tensor([7])], ids=repr)
-def test_num_items_divides(items):
+def test_num_items_divides_loss_and_gradients(items):
     p = problem(10, 8, 30, seed=16).to(torch.float32)
     config = OTRConfig(samples=32)
-    default = ours(p, config)
+    default = actual(p, config)
     p.options["num_items"] = items
-    got = ours(p, config)
+    got = actual(p, config)
     share = int((p.labels != -100).sum()) / float(items)
     torch.testing.assert_close(got.loss, default.loss * share)
     for name, gradient in got.gradients.items():
         torch.testing.assert_close(gradient, default.gradients[name] * share)
 
 
-def test_the_loss_of_float16_can_be_scaled_up():
-    """Gradients are kept unscaled until the loss scale is known, so none underflows."""
+def test_a_loss_scale_keeps_float16_gradients_from_underflowing():
+    """Gradients are divided by num_items only in backward, together with the loss scale, so none underflows."""
     p = problem(64, 8, 3000, masked=0, seed=17, sharpness=0.1, num_items=100_000, dtype=torch.float16)
     config = OTRConfig(objective="sft")
     half = p.to(torch.float16)
@@ -170,10 +170,10 @@ def test_the_loss_of_float16_can_be_scaled_up():
     assert error(scaled, want) < 4e-3
 
 
-def test_non_contiguous_input():
+def test_non_contiguous_inputs_give_the_same_result():
     config = OTRConfig(samples=32)
     p = problem(30, 12, 80, seed=18)
-    want = ours(p, config, torch.float32)
+    want = actual(p, config, torch.float32)
     hidden = p.hidden.t().contiguous().t().requires_grad_()
     every_other = torch.stack([p.weight, p.weight * 5], 1).requires_grad_()
     labels = torch.stack([p.labels, p.labels], 1)[:, 0]
@@ -185,18 +185,18 @@ def test_non_contiguous_input():
 
 
 @pytest.mark.parametrize("objective", ["otr", "dft", "sft"])
-def test_nothing_to_train(objective):
+def test_without_trained_positions_loss_and_gradients_are_zero(objective):
     config = OTRConfig(objective=objective, samples=32)
     for p in (problem(0, 4, 9), problem(5, 4, 9, masked=1.0)):
-        answer = ours(p, config, torch.float32)
-        assert answer.loss == 0
-        assert answer.gradients["hidden"].shape == p.hidden.shape
-        assert not any(gradient.any() for gradient in answer.gradients.values())
-        assert all(value == 0 for value in answer.metrics.values())
+        result = actual(p, config, torch.float32)
+        assert result.loss == 0
+        assert result.gradients["hidden"].shape == p.hidden.shape
+        assert not any(gradient.any() for gradient in result.gradients.values())
+        assert all(value == 0 for value in result.metrics.values())
 
 
-def test_infinite_logits_of_excluded_tokens():
-    """A head whose bias rules tokens out: they are never drawn, and nothing becomes NaN."""
+def test_excluded_tokens_with_logit_minus_infinity_match_the_specification():
+    """A bias of -inf excludes tokens: they are never drawn, and nothing becomes NaN."""
     p = problem(20, 8, 150, bias=True, masked=0, seed=19)
     out = torch.arange(150) % 3 == 0
     p.bias = p.bias.masked_fill(out, -torch.inf)
@@ -207,20 +207,20 @@ def test_infinite_logits_of_excluded_tokens():
         check(p, config, torch.float32)
 
 
-def test_a_label_that_is_ruled_out():
-    """-inf at the label: an infinite NLL, but OTR's objective is finite, and so is its gradient."""
+def test_a_label_with_logit_minus_infinity_has_a_finite_objective():
+    """The NLL of such a label is infinite. OTR never draws it, so its objective and its gradient are finite."""
     p = problem(6, 8, 50, bias=True, masked=0, seed=21)
     p.labels[:] = 7
     p.bias[7] = -torch.inf
     for settings in ({"samples": 32}, {"estimator": "exact"}, {"objective": "dft"}):
-        got, want = ours(p, OTRConfig(**settings), torch.float32), truth(p, OTRConfig(**settings))
+        got, want = actual(p, OTRConfig(**settings), torch.float32), truth(p, OTRConfig(**settings))
         assert got.metrics["nll"] == torch.inf
         torch.testing.assert_close(got.loss.double(), want.loss, rtol=1e-5, atol=1e-6)
         assert error(got.gradients["hidden"], want.gradients["hidden"]) < 1e-5
 
 
 @pytest.mark.parametrize("size", [1e-3, 1.0, 1e2, 1e4])
-def test_logits_of_any_size(size):
+def test_tiny_and_huge_logits_match_the_specification(size):
     for settings in CONFIGS.values():
         config = OTRConfig(**{"samples": 32} | settings)
         p = problem(12, 8, 130, samples=config.samples, sharpness=size, seed=22)
@@ -228,32 +228,32 @@ def test_logits_of_any_size(size):
 
 
 @pytest.mark.parametrize("sharpness", [0.0, 1.0, 3.0])
-def test_a_long_row_is_summed_to_rounding(sharpness):
-    """151,936 terms one after the other in float32, as softmax adds them, are off by up to 8e-6."""
+def test_sums_over_a_long_row_are_accurate(sharpness):
+    """torch.softmax adds 151,936 terms one after the other in float32, with an error of up to 8e-6."""
     v = 151_936
     raw = torch.randn(6, v, generator=torch.Generator().manual_seed(25)) * sharpness
     labels = raw.topk(6).indices.diagonal()
     exact = raw.double().requires_grad_()
     loss, metrics = otr_loss_on_logits(exact, labels, OTRConfig(objective="sft"), num_items=1)
     (want,) = torch.autograd.grad(loss, exact)
-    logits, stats = raw.clone(), torch.empty(6, len(ROW_METRICS))
+    logits, row_metrics = raw.clone(), torch.empty(6, len(ROW_METRICS))
     compute_chunk(
         logits,
         labels,
         None,
-        stats,
+        row_metrics,
         OTRConfig(objective="sft"),
         vocabulary=v,
         logit_scale=1.0,
         softcap=None,
         with_grad=True,
     )
-    assert abs(stats[:, 0].double().sum() - metrics["nll"]) / 6 < 2e-6
+    assert abs(row_metrics[:, 0].double().sum() - metrics["nll"]) / 6 < 2e-6
     unlike_the_label = want.scatter(1, labels.unsqueeze(1), 0)
     assert ((logits.double() - want) / want)[unlike_the_label > 0].abs().max() < 1.5e-6
 
 
-def test_flat_and_tied_logits():
+def test_equal_logits_match_the_specification():
     for settings in CONFIGS.values():
         config = OTRConfig(**{"samples": 32} | settings)
         p = problem(12, 8, 130, samples=config.samples, masked=0, seed=23)
@@ -262,18 +262,18 @@ def test_flat_and_tied_logits():
             check(p, config, torch.float64)
 
 
-def test_autocast_computes_as_a_linear_layer_would():
+def test_under_autocast_the_logits_are_those_of_a_linear_layer():
     p = problem(16, 8, 90, bias=True, seed=24).to(torch.float32)
     config = OTRConfig(objective="sft")
     with torch.autocast("cpu", dtype=torch.bfloat16):
         logits = torch.nn.functional.linear(p.hidden, p.weight, p.bias)
-        got = ours(p, config)
+        got = actual(p, config)
     loss = torch.nn.functional.cross_entropy(logits.float(), p.labels)
     want = torch.autograd.grad(loss, (p.hidden, p.weight, p.bias))
     torch.testing.assert_close(got.loss, loss.detach(), rtol=1e-5, atol=0)
     exact = truth(p, config)
-    for (name, gradient), by_itself in zip(got.gradients.items(), want, strict=True):
+    for (name, gradient), native_result in zip(got.gradients.items(), want, strict=True):
         assert gradient.dtype == torch.float32
-        allowed = error(by_itself, exact.gradients[name]) + BOUND[torch.bfloat16]
+        allowed = error(native_result, exact.gradients[name]) + BOUND[torch.bfloat16]
         assert error(gradient, exact.gradients[name]) <= allowed
-    assert got.loss != ours(p, config).loss, "autocast changed nothing"
+    assert got.loss != actual(p, config).loss, "autocast changed nothing"

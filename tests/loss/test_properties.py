@@ -1,4 +1,4 @@
-"""A search for shapes, values and settings on which otr_loss and the specification part."""
+"""A search by hypothesis for shapes, values and settings where otr_loss differs from the specification."""
 
 import torch
 from hypothesis import given, settings
@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from otr_plugin import OTRConfig
 
-from .problems import error, native, ours, problem, truth, units
+from .problems import actual, error, native, problem, truth, units
 
 configs = st.builds(
     OTRConfig,
@@ -28,7 +28,7 @@ def problems(draw, samples, dtype):
     options = {}
     sharpness = draw(st.sampled_from([0.01, 1.0, 3.0, 30.0]))
     if draw(st.booleans()):
-        # Not so low that logits saturate to within rounding of each other: which are kept is then open.
+        # A lower cap would make many logits equal but for rounding, which would decide which of them top_k keeps.
         options["softcap"] = draw(st.floats(2 * sharpness, 20 * sharpness))
     if draw(st.booleans()):
         options["logit_scale"] = draw(st.floats(0.05, 4))
@@ -50,9 +50,9 @@ def problems(draw, samples, dtype):
 
 @settings(max_examples=500, deadline=None, derandomize=True)
 @given(st.data(), configs)
-def test_in_float64_it_is_the_specification(data, config):
+def test_float64_matches_the_specification(data, config):
     p = data.draw(problems(config.samples, torch.float64))
-    want, got, unit = truth(p, config), ours(p, config, torch.float64), units(p)
+    want, got, unit = truth(p, config), actual(p, config, torch.float64), units(p)
     assert error(got.loss, want.loss, 1) < 1e-11
     for name, gradient in got.gradients.items():
         assert error(gradient, want.gradients[name], unit[name]) < 1e-11
@@ -62,16 +62,16 @@ def test_in_float64_it_is_the_specification(data, config):
 
 @settings(max_examples=300, deadline=None, derandomize=True)
 @given(st.data(), configs.filter(lambda c: not c.draws and c.top_p == 1))
-def test_in_float32_it_is_as_close_as_whole_logits(data, config):
-    # (Draws and top_p at a bin's edge aside, which rounding decides.)
+def test_float32_is_as_accurate_as_whole_logits(data, config):
+    # Draws and top_p are left out, because rounding decides about a draw at the edge of a bin.
     p = data.draw(problems(config.samples, torch.float32))
-    want, by_itself, got, unit = (
+    want, native_result, got, unit = (
         truth(p, config),
         native(p, config, torch.float32),
-        ours(p, config, torch.float32),
+        actual(p, config, torch.float32),
         units(p),
     )
-    assert error(got.loss, want.loss, 1) <= 2 * error(by_itself.loss, want.loss, 1) + 5e-6
+    assert error(got.loss, want.loss, 1) <= 2 * error(native_result.loss, want.loss, 1) + 5e-6
     for name, gradient in got.gradients.items():
-        allowed = 2 * error(by_itself.gradients[name], want.gradients[name], unit[name]) + 5e-6
+        allowed = 2 * error(native_result.gradients[name], want.gradients[name], unit[name]) + 5e-6
         assert error(gradient, want.gradients[name], unit[name]) <= allowed

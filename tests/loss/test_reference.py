@@ -1,4 +1,4 @@
-"""The specification itself: against the paper's sums written as loops, gradcheck, and its identities."""
+"""The specification matches loops over the paper's sums, finite differences, and known identities."""
 
 import math
 
@@ -15,6 +15,7 @@ from otr_plugin.loss.reference import (
     rollout_distribution,
     whole_logits,
 )
+from otr_plugin.metrics import TOKEN_COUNT
 
 from .problems import error, problem, truth
 
@@ -31,7 +32,7 @@ CONFIGS = {
 
 
 def by_hand(z: list[float], y: int, uniforms: list[float], config: OTRConfig) -> float:
-    """One position's objective with nothing but Python's floats."""
+    """The objective of one position, computed with Python's floats only."""
     largest = max(z)
     e = [math.exp(a - largest) for a in z]
     log_p = [a - largest - math.log(sum(e)) for a in z]
@@ -70,7 +71,7 @@ def by_hand(z: list[float], y: int, uniforms: list[float], config: OTRConfig) ->
 
 
 @pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
-def test_it_is_the_papers_sum(config):
+def test_the_specification_matches_loops_in_plain_python(config):
     g = torch.Generator().manual_seed(1)
     z = torch.randn(6, 11, generator=g, dtype=torch.float64) * 2
     y = torch.tensor([0, 10, 3, 3, -100, 7])
@@ -79,16 +80,16 @@ def test_it_is_the_papers_sum(config):
     loss, metrics = otr_loss_on_logits(z, y, config, uniforms=u, num_items=8)
     assert loss.item() == pytest.approx(expected / 8, rel=1e-12)
     assert metrics["objective"].item() == pytest.approx(expected, rel=1e-12)
-    assert metrics["tokens"].item() == 5
+    assert metrics[TOKEN_COUNT].item() == 5
 
 
-@pytest.mark.parametrize("name", [name for name in CONFIGS if name != "dft"])  # dft's weight has no gradient
-def test_gradcheck(name, monkeypatch):
+@pytest.mark.parametrize("name", [name for name in CONFIGS if name != "dft"])  # the weight of dft carries no gradient
+def test_gradients_match_finite_differences(name, monkeypatch):
     config = CONFIGS[name]
     p = problem(4, 3, 9, bias=True, seed=3, dtype=torch.float64).to(torch.float64)
     z = whole_logits(p.hidden, p.weight, bias=p.bias, logit_scale=0.7, softcap=4.0)
     q = rollout_distribution(z[p.labels != -100], config)
-    # q carries no gradient, so finite differences may not move it either.
+    # q carries no gradient, so it has to stay constant for the finite differences.
     monkeypatch.setattr(reference, "rollout_distribution", lambda z, config: q)
 
     def loss(hidden, weight, bias):
@@ -107,13 +108,13 @@ def test_sft_is_cross_entropy():
     p = problem(20, 6, 40, bias=True, seed=4).to(torch.float64)
     loss = F.cross_entropy(F.linear(p.hidden, p.weight, p.bias), p.labels)
     expected = torch.autograd.grad(loss, (p.hidden, p.weight, p.bias))
-    answer = truth(p, OTRConfig(objective="sft"))
-    torch.testing.assert_close(answer.loss, loss.detach())
-    for got, want in zip(answer.gradients.values(), expected, strict=True):
+    result = truth(p, OTRConfig(objective="sft"))
+    torch.testing.assert_close(result.loss, loss.detach())
+    for got, want in zip(result.gradients.values(), expected, strict=True):
         torch.testing.assert_close(got, want)
 
 
-def test_dft_is_sft_weighted_with_the_labels_probability():
+def test_dft_is_sft_times_the_probability_of_the_label():
     p = problem(12, 6, 30, seed=5, masked=0).to(torch.float64)
     p_label = (p.hidden @ p.weight.T).softmax(-1).gather(1, p.labels.unsqueeze(1))
     sft = gradient(p, OTRConfig(objective="sft"))["hidden"]
@@ -129,7 +130,7 @@ def test_exact_at_temperature_1_is_a_multiple_of_dft(beta):
         torch.testing.assert_close(exact[name], (1 - beta) * dft[name])
 
 
-def test_at_another_temperature_it_is_not():
+def test_exact_at_another_temperature_is_not_a_multiple_of_dft():
     p = problem(12, 6, 30, seed=6)
     exact = gradient(p, OTRConfig(estimator="exact", temperature=1.3))["hidden"]
     dft = 1.1 * gradient(p, OTRConfig(objective="dft"))["hidden"]
@@ -137,10 +138,10 @@ def test_at_another_temperature_it_is_not():
 
 
 @pytest.mark.parametrize("baseline", ["none", "mean"])
-def test_many_samples_approach_exact(baseline):
-    """Averaged over many draws, the sampled gradient is the exact one within its standard error.
+def test_the_mean_of_sampled_gradients_is_the_exact_gradient(baseline):
+    """The mean over 4,000 positions differs from the exact gradient by less than 4 standard errors.
 
-    (With K draws the mean baseline is itself sampled, which shrinks the gradient by (K - 1) / K.)
+    With K draws the mean baseline is itself sampled, which shrinks the gradient by the factor (K - 1) / K.
     """
     draws, samples = 4000, 8
     p = problem(1, 5, 12, samples=samples, masked=0, seed=7)
@@ -152,11 +153,11 @@ def test_many_samples_approach_exact(baseline):
     one = gradient(p, OTRConfig(samples=samples, baseline=baseline))["hidden"]
     standard_error = one.std(0) / draws**0.5
     assert ((one.mean(0) - exact) / standard_error).abs().max() < 4
-    assert (standard_error < exact.abs().max() / 20).all(), "too noisy to tell"
+    assert (standard_error < exact.abs().max() / 20).all(), "the standard error is too large for a comparison"
 
 
 @pytest.mark.parametrize(("k", "p"), [(None, 0.5), (None, 0.999), (1, 1.0), (7, 1.0), (7, 0.3), (99, 0.01)])
-def test_the_cut_keeps_the_fewest_most_probable(k, p):
+def test_top_k_and_top_p_keep_the_fewest_most_probable_tokens(k, p):
     z = torch.randn(50, 30, generator=torch.Generator().manual_seed(9), dtype=torch.float64) * 2
     q = rollout_distribution(z, OTRConfig(top_k=k, top_p=p, temperature=1.5))
     whole = (z / 1.5).softmax(-1)
@@ -168,22 +169,22 @@ def test_the_cut_keeps_the_fewest_most_probable(k, p):
         assert size == min(by_mass if p < 1 else 30, k or 30)
 
 
-def test_ties_with_the_kth_are_kept():
+def test_tokens_tied_with_the_kth_are_kept():
     z = torch.tensor([[3.0, 1.0, 2.0, 2.0, 0.0]])
     q = rollout_distribution(z, OTRConfig(top_k=2))
     assert (q > 0).tolist() == [[True, False, True, True, False]]
 
 
-def test_which_token_a_uniform_draws():
+def test_low_uniforms_draw_the_label_and_others_follow_vocabulary_order():
     q = torch.tensor([[0.25, 0.0, 0.5, 0.25]], dtype=torch.float64)
     uniforms = torch.tensor([[0.0, 0.4999, 0.5, 0.7499, 0.75, 0.9999]], dtype=torch.float64)
-    # The label (2) takes [0, 0.5); then, in vocabulary order, 0 takes [0.5, 0.75) and 3 the rest.
+    # The label (2) is drawn by [0, 0.5). In vocabulary order, 0 is drawn by [0.5, 0.75), and 3 by [0.75, 1).
     assert count_draws(q, torch.tensor([2]), uniforms).tolist() == [[2, 0, 2, 2]]
 
 
-def test_without_a_trained_position_the_loss_is_a_zero_that_is_connected():
+def test_without_trained_positions_the_loss_is_zero_and_has_gradients():
     p = problem(3, 4, 5, masked=1.0)
-    answer = truth(p, OTRConfig(samples=32))
-    assert answer.loss == 0
-    assert not answer.gradients["hidden"].any()
-    assert not answer.gradients["weight"].any()
+    result = truth(p, OTRConfig(samples=32))
+    assert result.loss == 0
+    assert not result.gradients["hidden"].any()
+    assert not result.gradients["weight"].any()

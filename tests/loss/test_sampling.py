@@ -1,4 +1,4 @@
-"""Draws: the same tokens as the specification's, with the right frequencies, down to the rarest token."""
+"""Draws are those of the specification, and every token is drawn at its rate, however rare it is."""
 
 import pytest
 import torch
@@ -11,7 +11,7 @@ from .problems import problem
 
 
 def draw_counts(q, label, uniforms):
-    """n [R, V] by `draw`, which wants whole tiles, and the label's mass apart."""
+    """How often `draw` draws each token, [R, V]. It takes padded rows, and the label's probability separately."""
     label = label.unsqueeze(1)
     padded = torch.nn.functional.pad(q, (0, -q.shape[1] % TILE))
     tokens, is_label = draw(padded.scatter(1, label, 0), label, q.gather(1, label), uniforms)
@@ -21,8 +21,8 @@ def draw_counts(q, label, uniforms):
 
 @pytest.mark.parametrize("v", [1, 2, 63, 64, 65, 129, 5000])
 @pytest.mark.parametrize("sharpness", [0.0, 1.0, 6.0, 40.0])
-@pytest.mark.parametrize("samples", [1, 200])  # tiles of many tokens, tiles of one
-def test_the_same_counts_as_the_specification(v, sharpness, samples):
+@pytest.mark.parametrize("samples", [1, 200])  # few draws use tiles of TILE tokens, many draws tiles of one token
+def test_counts_match_the_specification(v, sharpness, samples):
     g = torch.Generator().manual_seed(v)
     q = (torch.randn(40, v, generator=g, dtype=torch.float64) * sharpness).softmax(-1)
     label = torch.randint(0, v, (40,), generator=g)
@@ -30,8 +30,8 @@ def test_the_same_counts_as_the_specification(v, sharpness, samples):
     assert torch.equal(draw_counts(q, label, uniforms), count_draws(q, label, uniforms))
 
 
-def test_a_tile_starts_where_float64_says():
-    """Many tiles and many draws: with starts rounded to float32, some of these draws would fall beside their token."""
+def test_the_start_of_a_tile_is_accurate_to_float64():
+    """If the starts of tiles were rounded to float32, some of these 120,000 draws would pick a neighbouring token."""
     g = torch.Generator().manual_seed(11)
     q = torch.rand(300, 40_001, generator=g, dtype=torch.float64)
     q /= q.sum(-1, keepdim=True)
@@ -40,19 +40,19 @@ def test_a_tile_starts_where_float64_says():
 
 
 @pytest.mark.parametrize("samples", [100, 1000])
-def test_in_float32_only_draws_at_an_edge_differ(samples):
+def test_in_float32_only_draws_at_the_edge_of_a_bin_differ(samples):
     g = torch.Generator().manual_seed(1)
     q = (torch.randn(30, 40_001, generator=g, dtype=torch.float64) * 2).softmax(-1)
     label = q.argmax(-1)
     uniforms = torch.rand(30, samples, generator=g)
     differ = (draw_counts(q.float(), label, uniforms) - count_draws(q, label, uniforms)).abs().sum() / 2
-    # A bin's edge is off by about 1e-7 of the total, and there are 40,000 of them.
+    # The edges of the 40,000 bins have an error of about 1e-7 of the total.
     assert differ / uniforms.numel() < 0.01
 
 
 @pytest.mark.parametrize("scale", [1e-6, 1.0, 1e6])
 @pytest.mark.parametrize("samples", [2, 64])
-def test_mass_need_not_sum_to_one(scale, samples):
+def test_q_need_not_sum_to_one(scale, samples):
     g = torch.Generator().manual_seed(2)
     q = torch.rand(20, 300, generator=g, dtype=torch.float64)
     label, uniforms = torch.randint(0, 300, (20,), generator=g), torch.rand(20, samples, generator=g)
@@ -62,7 +62,7 @@ def test_mass_need_not_sum_to_one(scale, samples):
 
 @pytest.mark.parametrize("samples", [2, 9])
 @pytest.mark.parametrize("u", [0.0, 0.5, 1 - 2**-24, 1 - 2**-53])
-def test_a_token_without_mass_is_never_drawn(u, samples):
+def test_a_token_of_probability_zero_is_never_drawn(u, samples):
     for alive in ([3], [3, 70], [0], [299], [63, 64]):
         for label in (3, 5, 299):
             q = torch.zeros(1, 300, dtype=torch.float64)
@@ -78,7 +78,7 @@ def test_a_token_without_mass_is_never_drawn(u, samples):
 
 
 def chi_squared_p(counts, expected):
-    """The probability of counts this far from expected, or further. Cells with little in them are joined."""
+    """The p-value of a chi-squared test. Cells with small expected counts are merged."""
     order = expected.argsort()
     few = order[: int((expected[order].cumsum(0) < 20).sum()) + 1]
     many = order[len(few) :]
@@ -91,8 +91,8 @@ def chi_squared_p(counts, expected):
 @pytest.mark.parametrize(
     "config", [{}, {"temperature": 0.7}, {"top_k": 40}, {"top_p": 0.6, "temperature": 2.0}], ids=str
 )
-def test_chi_squared_of_what_the_loss_draws(config):
-    """Through otr_loss: with weight = identity the gradient of hidden is dJ/dz, which tells every count."""
+def test_draws_of_the_loss_follow_the_rollout_distribution(config):
+    """With the identity as weight, the gradient of hidden is dJ/dz, from which every count can be computed."""
     v, rows, samples = 300, 500, 256
     config = OTRConfig(samples=samples, beta=-0.1, **config)
     z = torch.randn(v, generator=torch.Generator().manual_seed(3), dtype=torch.float64) * 2
@@ -107,7 +107,7 @@ def test_chi_squared_of_what_the_loss_draws(config):
     reward[label] = 1
     mean_reward = config.beta + (1 - config.beta) * hit
     counts = (mean_reward * p - gradient.double().mean(0)) / reward * samples * rows
-    assert (counts - counts.round()).abs().max() < 0.2, "not counts"
+    assert (counts - counts.round()).abs().max() < 0.2, "these are no integers, so they are no counts"
     counts = counts.round()
     assert counts.sum() == samples * rows
     q = rollout_distribution(z.unsqueeze(0), config)[0]
@@ -115,23 +115,23 @@ def test_chi_squared_of_what_the_loss_draws(config):
     assert 1e-4 < chi_squared_p(counts, q * samples * rows) < 1 - 1e-4
 
 
-def test_the_tail_of_a_large_vocabulary_is_drawn_as_often_as_it_should():
-    """150,000 tokens that share half the mass: each has less than one running sum in float32 could show."""
+def test_rare_tokens_of_a_large_vocabulary_are_drawn_at_their_rate():
+    """150,000 tokens share half of the probability; a single running sum in float32 would round many of them away."""
     v, rows, samples = 150_000, 100, 2000
     q = torch.full((v,), 0.5 / (v - 2), dtype=torch.float64)
     q[0], q[v // 2] = 0.3, 0.2
     uniforms = torch.rand(rows, samples, generator=torch.Generator().manual_seed(5))
     counts = draw_counts(q.float().repeat(rows, 1), torch.zeros(rows).long(), uniforms).sum(0)
-    blocks = counts.reshape(-1, 50).sum(1)  # 3,000 of them: a hole or a pile-up anywhere would show
+    blocks = counts.reshape(-1, 50).sum(1)  # 3,000 blocks; in each of them the count must be as expected
     expected = q.reshape(-1, 50).sum(1) * rows * samples
     assert 1e-4 < chi_squared_p(blocks, expected) < 1 - 1e-4
     seen = (counts > 0).double().mean().item()
     poisson = 1 - torch.exp(-q[1] * rows * samples).item()
-    assert seen == pytest.approx(poisson, rel=0.02), "some tokens have no width"
+    assert seen == pytest.approx(poisson, rel=0.02), "some tokens can never be drawn"
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_thresholds_are_exact(dtype):
+def test_thresholds_of_top_k_are_exact(dtype):
     g = torch.Generator().manual_seed(6)
     x = torch.randn(50, 333, generator=g, dtype=dtype) * 10.0 ** torch.randint(-20, 5, (50, 1), generator=g)
     x[3] = 0.0
@@ -144,12 +144,12 @@ def test_thresholds_are_exact(dtype):
     assert torch.equal(draw_threshold(x, OTRConfig(top_k=1000)), x.amin(-1, keepdim=True))
 
 
-def test_a_target_beyond_the_mass_excludes_nothing():
+def test_an_unreachable_target_excludes_no_token():
     x = torch.randn(5, 64)
     assert torch.equal(largest_reaching(x, torch.ones_like(x), 65), x.amin(-1, keepdim=True))
 
 
-def test_top_p_agrees_with_a_sort():
+def test_top_p_matches_the_specification():
     x = torch.randn(200, 500, generator=torch.Generator().manual_seed(7), dtype=torch.float64) * 3
     for top_p in (0.01, 0.5, 0.9, 0.9999):
         for temperature in (0.5, 1.3):
@@ -158,8 +158,8 @@ def test_top_p_agrees_with_a_sort():
             assert torch.equal(kept, rollout_distribution(x, config) > 0)
 
 
-def test_top_p_that_is_met_exactly():
-    """Whatever the rounding of 0.5 + 0.3, two tokens reach 0.8, and three of four equal ones 0.75: ties are kept."""
+def test_rounding_does_not_matter_where_probabilities_sum_to_top_p():
+    """Two tokens with 0.5 + 0.3 reach 0.8. Three of four equal tokens reach 0.75, and the fourth is kept as a tie."""
     for dtype in (torch.float32, torch.float64):
         x = torch.tensor([[0.5, 0.2, 0.3], [0.7, 0.2, 0.1], [0.1, 0.8, 0.1]], dtype=dtype).log()
         config = OTRConfig(top_p=0.8, temperature=1)
@@ -170,8 +170,8 @@ def test_top_p_that_is_met_exactly():
         assert (flat >= draw_threshold(flat, OTRConfig(top_p=0.75))).all()
 
 
-def test_a_label_that_is_rare_is_rarely_drawn():
-    """q_y = 0.001 is missed by 256 draws with probability 0.999^256 = 77%: the metric says so."""
+def test_unsampled_is_the_probability_that_all_draws_miss_a_rare_label():
+    """256 draws miss a label with q = 0.001 with probability 0.999^256 = 77%."""
     rows = 20_000
     hidden = torch.tensor([[0.001, 0.999]]).log().repeat(rows, 1)
     labels = torch.zeros(rows).long()
@@ -183,7 +183,7 @@ def test_a_label_that_is_rare_is_rarely_drawn():
     assert sampled.metrics["hit_rate"].item() / rows == pytest.approx(0.001, rel=0.1)
 
 
-def test_counts_do_not_depend_on_the_chunk():
+def test_counts_do_not_depend_on_the_chunk_size():
     p = problem(60, 16, 7000, seed=9, masked=0.2)
     metrics = [
         otr_loss(p.hidden, p.weight, p.labels, OTRConfig(samples=32, chunk_tokens=c), uniforms=p.uniforms)

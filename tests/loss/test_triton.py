@@ -1,4 +1,4 @@
-"""The Triton kernel is the PyTorch kernel's function, to rounding. Without a GPU, in Triton's interpreter."""
+"""The Triton kernel matches the PyTorch kernel to rounding. Without a GPU, it runs in Triton's interpreter."""
 
 import importlib
 import json
@@ -30,50 +30,52 @@ def on_the_gpu_if_there_is_one(monkeypatch):
     monkeypatch.setattr(problems, "DEVICE", DEVICE)
 
 
-def by(kernel, logits, labels, uniforms, config, v, logit_scale=1.0, softcap=None, with_grad=True):
-    """(stats, gradient) of one kernel, from a copy."""
+def run_kernel(kernel, logits, labels, uniforms, config, v, logit_scale=1.0, softcap=None, with_grad=True):
+    """Run one kernel on a copy of the logits: (row metrics, gradient) in float64, on the CPU."""
     logits = torch.nn.functional.pad(logits, (0, torch_kernel.padded(v) - v)).to(DEVICE)
-    stats = torch.full((len(logits), len(ROW_METRICS)), -7.0, dtype=torch_kernel.precise(logits.dtype), device=DEVICE)
+    row_metrics = torch.full(
+        (len(logits), len(ROW_METRICS)), -7.0, dtype=torch_kernel.precise(logits.dtype), device=DEVICE
+    )
     uniforms = None if uniforms is None else uniforms.to(DEVICE)
     compute_chunk = importlib.import_module(f"otr_plugin.loss.{MODULES[kernel]}").compute_chunk
     compute_chunk(
         logits,
         labels.to(DEVICE),
         uniforms,
-        stats,
+        row_metrics,
         config,
         vocabulary=v,
         logit_scale=logit_scale,
         softcap=softcap,
         with_grad=with_grad,
     )
-    return stats.double().cpu(), logits[:, :v].double().cpu()
+    return row_metrics.double().cpu(), logits[:, :v].double().cpu()
 
 
 def compare(logits, labels, uniforms, config, v, **options):
-    """Against the PyTorch kernel in float64, from the same (rounded) logits."""
-    want_stats, want = by("torch", logits.double(), labels, uniforms, config, v, **options)
-    stats, gradient = by("triton", logits, labels, uniforms, config, v, **options)
-    assert torch.equal(stats.isnan(), want_stats.isnan())
-    # In float32, terms of this size are added up, and may cancel. The result is rounded to the logits' dtype.
+    """Compare Triton's kernel with PyTorch's in float64 on the same logits."""
+    want_metrics, want = run_kernel("torch", logits.double(), labels, uniforms, config, v, **options)
+    row_metrics, gradient = run_kernel("triton", logits, labels, uniforms, config, v, **options)
+    assert torch.equal(row_metrics.isnan(), want_metrics.isnan())
+    # The size of the terms that are summed in float32 and may cancel. The result is rounded to the logits' dtype.
     unit = abs(options.get("logit_scale", 1.0)) * (1 + abs(config.beta) + config.nll_weight)
     step = torch.finfo(logits.dtype).eps if logits.dtype != torch.float32 else 2e-6
     off = (gradient - want).abs()
     wrong = off > step * want.abs().amax(1, keepdim=True) + 1e-6 * unit
-    if config.draws:  # a few draws, at the edge of a bin, fall on its other side
+    if config.draws:  # rounding can move a few draws at the edge of a bin to the next token
         assert (off <= 2.5 * unit / config.samples).all()
-        hits, want_hits = ((s[:, HIT_RATE] * config.samples).round() for s in (stats, want_stats))
+        hits, want_hits = ((s[:, HIT_RATE] * config.samples).round() for s in (row_metrics, want_metrics))
         assert (hits != want_hits).sum() <= 1
         assert wrong[hits == want_hits].sum() <= 0.01 * len(labels) * config.samples
     else:
         assert not wrong.any()
     good = ~wrong.any(1)
-    for name, got, expected in zip(ROW_METRICS, stats[good].T, want_stats[good].T, strict=True):
+    for name, got, expected in zip(ROW_METRICS, row_metrics[good].T, want_metrics[good].T, strict=True):
         torch.testing.assert_close(got, expected, rtol=3e-6, atol=3e-6, equal_nan=True, msg=name)
 
 
-def any_case(seed):
-    """A problem from anywhere in what is allowed."""
+def random_case(seed):
+    """A random input with random settings, all within the allowed bounds."""
     draw = random.Random(seed)
     g = torch.Generator().manual_seed(seed)
     v = draw.choice([1, 2, 3, 127, 128, 129, 1000, 4095, 4097, draw.randint(5, 9000)])
@@ -98,20 +100,20 @@ def any_case(seed):
         logits = logits.masked_fill(out.scatter(1, labels.unsqueeze(1), False), -torch.inf)
     logits = logits.to(draw.choice([torch.float32, torch.float32, torch.float16]))
     options = draw.choice([{}, {}, {"logit_scale": -0.5}, {"softcap": 3.0}, {"logit_scale": 2.0, "softcap": 30.0}])
-    if options:  # -inf times a negative scale, or under a softcap, is a token like others
+    if options:  # a negative scale or a softcap makes -inf a logit that is not excluded
         logits = logits.nan_to_num(neginf=-1e4)
     return logits, labels, torch.rand(3, samples, generator=g), OTRConfig(**settings), v, options
 
 
 @pytest.mark.parametrize("seed", range(60))
-def test_the_same_function_as_the_pytorch_kernel(seed):
-    logits, labels, uniforms, config, v, options = any_case(seed)
+def test_triton_matches_the_pytorch_kernel(seed):
+    logits, labels, uniforms, config, v, options = random_case(seed)
     compare(logits, labels, uniforms if config.draws else None, config, v, **options)
 
 
 @pytest.mark.parametrize("settings", [{"samples": 40}, {"estimator": "exact"}], ids=str)
-def test_a_softcap_far_above_the_logits(settings):
-    """tanh of small numbers to rounding: what is lost there comes back times the cap."""
+def test_a_softcap_far_above_the_logits_is_accurate(settings):
+    """tanh of small numbers must be accurate, because the cap multiplies its error."""
     g = torch.Generator().manual_seed(6)
     config = OTRConfig(**settings)
     uniforms = torch.rand(3, 40, generator=g) if config.draws else None
@@ -119,7 +121,7 @@ def test_a_softcap_far_above_the_logits(settings):
 
 
 @pytest.mark.parametrize("samples", [1, 1000, 1024])
-def test_many_draws_from_a_long_row(samples):
+def test_many_draws_from_a_long_row_match_the_pytorch_kernel(samples):
     logits = torch.randn(2, 40_001, generator=torch.Generator().manual_seed(samples)) * 3
     uniforms = torch.rand(2, samples, generator=torch.Generator().manual_seed(1))
     compare(logits, torch.tensor([40_000, 7]), uniforms, OTRConfig(samples=samples), 40_001)
@@ -128,7 +130,7 @@ def test_many_draws_from_a_long_row(samples):
 @pytest.mark.parametrize("shape", [(1, 1, 1), (3, 4, 2), (5, 8, 129), (9, 8, 700)], ids=str)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
 @pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
-def test_otr_loss_by_triton(shape, dtype, config):
+def test_otr_loss_with_triton_matches_the_specification(shape, dtype, config):
     config = OTRConfig(**{"samples": 32} | config | {"kernel": "triton"})
     p = problem(*shape, samples=config.samples, bias=True, seed=sum(shape), dtype=dtype)
     check(p, config, dtype)
@@ -136,145 +138,188 @@ def test_otr_loss_by_triton(shape, dtype, config):
 
 @pytest.mark.parametrize("size", [1.0, 1e4])
 @pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
-def test_logits_of_any_size(size, config):
+def test_huge_logits_match_the_specification(size, config):
     config = OTRConfig(**{"samples": 32} | config | {"kernel": "triton"})
     p = problem(6, 8, 130, samples=config.samples, sharpness=size, seed=22)
     check(p, config, torch.float32)
 
 
-def test_twice_the_same_bits():
-    logits, labels, uniforms, config, v, options = any_case(2)
+def test_the_same_input_gives_the_same_bits():
+    logits, labels, uniforms, config, v, options = random_case(2)
     config = config.model_copy(update={"objective": "otr", "estimator": "sampled"})
-    first, second = (by("triton", logits, labels, uniforms, config, v, **options) for _ in range(2))
+    first, second = (run_kernel("triton", logits, labels, uniforms, config, v, **options) for _ in range(2))
     for a, b in zip(first, second, strict=True):
         assert torch.equal(a.nan_to_num(), b.nan_to_num())
 
 
 @pytest.mark.parametrize("settings", [{"samples": 16}, {"estimator": "exact"}, {"objective": "sft"}], ids=str)
-def test_without_a_gradient_logits_stay(settings):
+def test_without_gradient_the_logits_are_unchanged(settings):
     logits, labels = torch.randn(2, 300), torch.tensor([4, 299])
     uniforms = torch.rand(2, 16)
     config = OTRConfig(**settings)
-    stats, after = by("triton", logits, labels, uniforms if config.draws else None, config, 300, with_grad=False)
+    row_metrics, after = run_kernel(
+        "triton", logits, labels, uniforms if config.draws else None, config, 300, with_grad=False
+    )
     assert torch.equal(after.float(), logits)
-    want, _ = by("torch", logits, labels, uniforms if config.draws else None, config, 300, with_grad=False)
-    torch.testing.assert_close(stats, want, rtol=1e-5, atol=1e-6, equal_nan=True)
+    want, _ = run_kernel("torch", logits, labels, uniforms if config.draws else None, config, 300, with_grad=False)
+    torch.testing.assert_close(row_metrics, want, rtol=1e-5, atol=1e-6, equal_nan=True)
 
 
 @pytest.mark.parametrize("u", [0.0, 0.5, 1 - 2**-24, 1 - 2**-53])
 @pytest.mark.parametrize("alive", [[3], [3, 70], [299], [127, 128], [290, 4500], range(200, 2300, 7)], ids=str)
-def test_a_token_without_mass_is_never_drawn(alive, u):
-    """Where p is 0, only a draw could leave a gradient."""
+def test_a_token_of_probability_zero_is_never_drawn(alive, u):
+    """The gradient of a token with p = 0 is 0 unless the token is drawn."""
     v = 5000
     logits = torch.full((4, v), -torch.inf)
     logits[:, alive] = torch.linspace(0, 1, len(alive))
     labels = torch.tensor([3, 5, 299, v - 1])
-    stats, gradient = by("triton", logits, labels, torch.full((4, 9), u, dtype=torch.float64), OTRConfig(samples=9), v)
+    row_metrics, gradient = run_kernel(
+        "triton", logits, labels, torch.full((4, 9), u, dtype=torch.float64), OTRConfig(samples=9), v
+    )
     dead = logits.isinf()
     assert not gradient[dead].any()
-    assert stats[:, ROW_METRICS.index("objective")].isfinite().all(), "an infinite NLL of what is never drawn"
-    drawn_or_alive = gradient.abs().sum(1) + stats[:, HIT_RATE]
+    assert row_metrics[:, ROW_METRICS.index("objective")].isfinite().all(), (
+        "a token that is never drawn has an infinite NLL, which must not enter"
+    )
+    drawn_or_alive = gradient.abs().sum(1) + row_metrics[:, HIT_RATE]
     assert len(alive) == 1 or (drawn_or_alive > 0).all()
 
 
 @pytest.mark.parametrize("label", [-5, 300, 2**40])
-def test_a_label_out_of_range_is_nan_in_its_row(label):
+def test_a_label_out_of_range_makes_its_own_row_nan(label):
     logits, labels = torch.randn(2, 300), torch.tensor([label, 3])
-    stats, gradient = by("triton", logits, labels, torch.rand(2, 256), OTRConfig(), 300)
-    assert stats[0].isnan().all()
+    row_metrics, gradient = run_kernel("triton", logits, labels, torch.rand(2, 256), OTRConfig(), 300)
+    assert row_metrics[0].isnan().all()
     assert gradient[0].isnan().all()
-    assert not stats[1].isnan().any()
+    assert not row_metrics[1].isnan().any()
     assert not gradient[1].isnan().any()
 
 
-def test_programs_take_rows_in_turn(monkeypatch):
-    """As many rows as programs, fewer, and more: one row's scratch must not reach the next."""
-    triton = importlib.import_module("otr_plugin.loss.triton.launch")
+def test_the_number_of_programs_does_not_change_the_result(monkeypatch):
+    """Programs that process several rows reuse their scratch memory; no value of one row may reach the next."""
+    launch = importlib.import_module("otr_plugin.loss.triton.launch")
     g = torch.Generator().manual_seed(3)
     logits, labels, uniforms = torch.randn(7, 500, generator=g), torch.arange(7), torch.rand(7, 20, generator=g)
     results = []
     for programs in (1, 3, 7, 20):
-        monkeypatch.setattr(triton, "PROGRAMS_PER_PROCESSOR", 1)
-        monkeypatch.setattr(triton, "_processors", lambda device, programs=programs: programs)
-        results.append(by("triton", logits, labels, uniforms, OTRConfig(samples=20), 500))
-    for stats, gradient in results[1:]:
-        assert torch.equal(stats, results[0][0])
+        monkeypatch.setattr(launch, "PROGRAMS_PER_PROCESSOR", 1)
+        monkeypatch.setattr(launch, "_processors", lambda device, programs=programs: programs)
+        results.append(run_kernel("triton", logits, labels, uniforms, OTRConfig(samples=20), 500))
+    for row_metrics, gradient in results[1:]:
+        assert torch.equal(row_metrics, results[0][0])
         assert torch.equal(gradient, results[0][1])
 
 
-def test_rows_that_are_far_apart():
-    """The third row starts 2**31 elements after the first. Only what is touched takes memory."""
+def test_rows_can_be_more_than_two_to_the_31_elements_apart():
+    """The third row starts 2**31 elements after the first. Pages that are never accessed take no memory."""
     far, v = 2**30, 200
-    spread = torch.empty(2 * far + v, dtype=torch.float16, device=DEVICE).as_strided((3, v), (far, 1))
+    far_rows = torch.empty(2 * far + v, dtype=torch.float16, device=DEVICE).as_strided((3, v), (far, 1))
     logits = torch.randn(3, v, generator=torch.Generator().manual_seed(4)).half()
-    spread.copy_(logits)
-    stats = torch.empty(3, len(ROW_METRICS), device=DEVICE)
+    far_rows.copy_(logits)
+    row_metrics = torch.empty(3, len(ROW_METRICS), device=DEVICE)
     labels, uniforms = torch.tensor([3, 199, 0], device=DEVICE), torch.rand(3, 50, device=DEVICE)
     config = OTRConfig(samples=50)
     options = {"vocabulary": v, "logit_scale": 1.0, "softcap": None, "with_grad": True}
     compute_chunk = importlib.import_module("otr_plugin.loss.triton.launch").compute_chunk
-    compute_chunk(spread, labels, uniforms, stats, config, **options)
-    near, want = logits.to(DEVICE), torch.empty_like(stats)
-    compute_chunk(near, labels, uniforms, want, config, **options)
-    assert torch.equal(stats, want)
-    assert torch.equal(spread, near)
+    compute_chunk(far_rows, labels, uniforms, row_metrics, config, **options)
+    logits_nearby, want = logits.to(DEVICE), torch.empty_like(row_metrics)
+    compute_chunk(logits_nearby, labels, uniforms, want, config, **options)
+    assert torch.equal(row_metrics, want)
+    assert torch.equal(far_rows, logits_nearby)
 
 
 @pytest.fixture
-def untried():
-    dispatch._why_not_on.cache_clear()
-    dispatch._say_once.cache_clear()
+def no_cached_trial():
+    dispatch._why_trial_fails.cache_clear()
+    dispatch._warn_once.cache_clear()
     yield
-    dispatch._why_not_on.cache_clear()
+    dispatch._why_trial_fails.cache_clear()
 
 
-def test_where_it_cannot_run_auto_says_so_once_and_goes_on(untried, monkeypatch):
+def test_auto_warns_once_and_uses_pytorch_if_triton_fails(no_cached_trial, monkeypatch):
     def no_compiler(*args, **options):
         raise RuntimeError("Failed to find C compiler.")
 
     monkeypatch.setattr(dispatch, "_triton_kernel", lambda: no_compiler)
-    monkeypatch.setattr(dispatch, "GPUS", ("cpu", "cuda"))  # as if this one were
+    monkeypatch.setattr(dispatch, "GPUS", ("cpu", "cuda"))  # treats the CPU as a GPU
     device = torch.device(DEVICE)
-    told = "PyTorch's kernel is used, which is slower, not Triton's: it was tried, and failed with RuntimeError: Failed"
-    with pytest.warns(RuntimeWarning, match=told):
+    message = (
+        "PyTorch's slower kernel computes the loss: on a test chunk, Triton's kernel failed with RuntimeError: Failed"
+    )
+    with pytest.warns(RuntimeWarning, match=message):
         assert dispatch.choose_kernel("auto", device, torch.float32) is torch_kernel.compute_chunk
     assert dispatch.choose_kernel("auto", device, torch.float32) is torch_kernel.compute_chunk
     p = problem(5, 4, 30, seed=1).on(DEVICE)
-    with pytest.raises(ValueError, match=r"kernel: expected auto or torch, got triton, but it was tried, and failed"):
+    message = "kernel: expected auto or torch, got triton, which cannot be used here: on a test chunk, Triton's kernel"
+    with pytest.raises(ValueError, match=f"{message} failed"):
         otr_loss(p.hidden, p.weight, p.labels, OTRConfig(kernel="triton"))
 
 
-def test_a_wrong_result_is_noticed_where_it_is_tried(untried, monkeypatch):
+def test_wrong_results_on_the_test_chunk_are_detected(no_cached_trial, monkeypatch):
     def nothing(*args, **options):
         pass
 
     monkeypatch.setattr(dispatch, "_triton_kernel", lambda: nothing)
     why = dispatch.why_not_triton(torch.device(DEVICE), torch.float32)
-    assert "it was tried, and what it computed is off by" in why
+    assert "on a test chunk, the results of Triton's kernel differ from PyTorch's by up to" in why
 
 
-def test_float64_is_pytorchs(untried):
+def test_float64_uses_the_pytorch_kernel(no_cached_trial):
     p = problem(5, 4, 30, seed=1, dtype=torch.float64).on(DEVICE)
     otr_loss(p.hidden, p.weight, p.labels, OTRConfig(samples=32))
-    with pytest.raises(ValueError, match="its sums are float32, and hidden is float64"):
+    with pytest.raises(ValueError, match="Triton's kernel computes in float32, and hidden is float64"):
         otr_loss(p.hidden, p.weight, p.labels, OTRConfig(kernel="triton"))
 
 
-def test_auto_takes_triton_on_a_gpu_only():
+def test_auto_selects_triton_only_on_a_gpu():
     device = torch.device(DEVICE)
     assert dispatch.choose_kernel("triton", device, torch.float32).__module__ == "otr_plugin.loss.triton.launch"
     assert dispatch.choose_kernel("torch", device, torch.float32) is torch_kernel.compute_chunk
     assert (dispatch.choose_kernel("auto", device, torch.float32) is torch_kernel.compute_chunk) == (DEVICE == "cpu")
 
 
-def test_it_compiles_for_gpus_without_spilling_or_atomics():
+def test_an_unknown_objective_fails_inside_the_loss_kernel(monkeypatch):
+    from triton.errors import TritonError
+
+    launch = importlib.import_module("otr_plugin.loss.triton.launch")
+    monkeypatch.setattr(launch, "_objective", lambda config: -1)
+    with pytest.raises(TritonError, match="OBJECTIVE is not implemented; SFT, DFT, EXACT and SAMPLED are"):
+        run_kernel("triton", torch.zeros(2, 300), torch.arange(2), None, OTRConfig(objective="sft"), 300)
+
+
+@pytest.mark.parametrize("change", [("nll", "objective"), ("nll", "unsampled"), ("reward", "hit_rate")], ids=str)
+def test_the_columns_of_the_metrics_follow_row_metrics(change, monkeypatch):
+    """With two names exchanged in launch.METRIC_COLUMNS, the same two columns of the result are exchanged."""
+    launch = importlib.import_module("otr_plugin.loss.triton.launch")
+    logits, labels, uniforms = torch.randn(2, 300), torch.tensor([4, 299]), torch.rand(2, 16)
+    config = OTRConfig(samples=16, nll_weight=0.5)
+    before, _ = run_kernel("triton", logits, labels, uniforms, config, 300)
+    order = list(range(len(ROW_METRICS)))
+    first, second = (ROW_METRICS.index(name) for name in change)
+    order[first], order[second] = second, first
+    columns = {f"{name.upper()}_COLUMN": order[i] for i, name in enumerate(ROW_METRICS)}
+    monkeypatch.setattr(launch, "METRIC_COLUMNS", launch.METRIC_COLUMNS | columns)
+    after, _ = run_kernel("triton", logits, labels, uniforms, config, 300)
+    assert not torch.equal(before, after)
+    assert torch.equal(before[:, order], after)
+
+
+def test_the_loss_kernel_has_a_column_for_every_metric():
+    launch = importlib.import_module("otr_plugin.loss.triton.launch")
+    columns = [name for name in launch.loss_kernel.arg_names if name.endswith("_COLUMN")]
+    assert columns == [f"{name.upper()}_COLUMN" for name in ROW_METRICS]
+
+
+def test_kernels_compile_for_gpus_without_spills_or_atomics():
     env = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     command = [sys.executable, "-m", "tests.loss.compile_triton"]
     done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
-    made = [json.loads(line) for line in done.stdout.splitlines()]
-    assert {one["target"] for one in made} == {"sm_80", "sm_89", "sm_90", "gfx942"}
-    for one in made:
+    *compiled, unknown = [json.loads(line) for line in done.stdout.splitlines()]
+    assert {one["target"] for one in compiled} == {"sm_80", "sm_89", "sm_90", "gfx942"}
+    for one in compiled:
         assert one["binary"] > 10_000, one
         assert one.get("spilled", 0) == 0, one
         assert one.get("atomics", 0) == 0, one
+    assert unknown["variant"] == "unknown objective"
+    assert "OBJECTIVE is not implemented; SFT, DFT, EXACT and SAMPLED are" in unknown["error"]

@@ -1,4 +1,4 @@
-"""Tiny random models of many families, made from their configs alone."""
+"""Tiny models of many families with random weights, made from their configs without a download."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ TINY: dict[str, Any] = {
     "bos_token_id": 1,
     "eos_token_id": 2,
 }
-SIGHT: dict[str, Any] = {
+TINY_VISION: dict[str, Any] = {
     "hidden_size": 32,
     "intermediate_size": 32,
     "num_hidden_layers": 1,
@@ -30,8 +30,7 @@ SIGHT: dict[str, Any] = {
     "patch_size": 14,
 }
 MOE = {"moe_intermediate_size": 24, "output_router_logits": True, "router_aux_loss_coef": 0.3}
-
-DRY = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
+NO_DROPOUT = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
 
 FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "llama": ("llama", {}),
@@ -60,19 +59,20 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
         {"lm_head_multiplier": 0.3, "mamba_d_ssm": 32, "mamba_n_heads": 4, "mamba_d_head": 8, "mamba_d_state": 8}
         | {"mamba_n_groups": 1, "mamba_chunk_size": 8},
     ),
-    "gpt2, tied": ("gpt2", {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64} | DRY),
+    "gpt2, tied": ("gpt2", {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64} | NO_DROPOUT),
     "phi, head with bias": ("phi", {}),
 }
 
 
 def tiny(name: str, seed: int = 0) -> Any:
+    """The tiny model that FAMILIES has under this name, in float32 and training mode."""
     kind, settings = FAMILIES[name]
     config = AutoConfig.for_model(kind, **TINY | settings)
-    return _made(lambda: AutoModelForCausalLM.from_config(config, attn_implementation="eager"), seed)
+    return _randomised(lambda: AutoModelForCausalLM.from_config(config, attn_implementation="eager"), seed)
 
 
 def tiny_vision_language(seed: int = 0) -> Any:
-    """Qwen2-VL: its text path, without an image."""
+    """A Qwen2-VL, for batches of text without an image."""
     config = AutoConfig.for_model(
         "qwen2_vl",
         text_config=TINY | {"rope_parameters": {"rope_type": "default", "mrope_section": [1, 1, 2]}},
@@ -82,13 +82,13 @@ def tiny_vision_language(seed: int = 0) -> Any:
         vision_start_token_id=V - 3,
         vision_end_token_id=V - 4,
     )
-    return _made(lambda: AutoModelForImageTextToText.from_config(config, attn_implementation="eager"), seed)
+    return _randomised(lambda: AutoModelForImageTextToText.from_config(config, attn_implementation="eager"), seed)
 
 
-def _made(make: Any, seed: int) -> Any:
+def _randomised(make: Any, seed: int) -> Any:
     torch.manual_seed(seed)
     model = make()
-    for parameter in model.parameters():  # so that logits differ enough for a softcap to bite
+    for parameter in model.parameters():  # larger than usual, so that a softcap changes the logits
         if parameter.dim() > 1:
             parameter.data.mul_(4)
     for name, parameter in model.named_parameters():
@@ -98,6 +98,7 @@ def _made(make: Any, seed: int) -> Any:
 
 
 def batch(rows: int = 3, length: int = 11, seed: int = 0) -> dict[str, torch.Tensor]:
+    """Random tokens, of which about 70% are labels; the first row begins with four that are not."""
     g = torch.Generator().manual_seed(seed)
     ids = torch.randint(3, V - 5, (rows, length), generator=g)
     labels = ids.masked_fill(torch.rand(rows, length, generator=g) < 0.3, -100)

@@ -1,7 +1,7 @@
-"""Every causal language model of transformers that can be made small: OTR's `sft` is its own loss and gradients.
+"""Every family of causal language models in transformers: OTR's `sft` equals the model's own loss and gradients.
 
-A family is skipped if no small model of it can be made or run here, without OTR. One that OTR cannot train has to be
-refused with the reason.
+A family is skipped if no small model of it can be made or trained here, without OTR. A family that OTR does not support
+has to be refused with the reason.
 """
 
 import contextlib
@@ -13,10 +13,10 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 
 from otr_plugin import OTRConfig, attach
 
-from .families import SIGHT, TINY, batch
-from .test_attach import same, step
+from .comparison import assert_same_gradients, loss_and_gradients
+from .families import TINY, TINY_VISION, batch
 
-SMALL = 30_000_000  # parameters
+MOST_PARAMETERS = 30_000_000
 MOE = {
     "n_routed_experts": 4,
     "num_experts": 4,
@@ -32,7 +32,7 @@ MOE = {
     "input_jitter_noise": 0.0,
 }
 LATENT = {"q_lora_rank": 8, "kv_lora_rank": 8, "qk_rope_head_dim": 8, "qk_nope_head_dim": 8, "v_head_dim": 8}
-OLDER = {
+OLD_NAMES = {
     "n_embd": 32,
     "n_layer": 2,
     "n_head": 4,
@@ -59,14 +59,14 @@ MAMBA = {
     "mamba_chunk_size": 8,
     "chunk_size": 8,
 }
-LINEAR = {
+LINEAR_ATTENTION = {
     "layer_types": ["linear_attention", "full_attention"],
     "linear_num_key_heads": 2,
     "linear_num_value_heads": 4,
     "linear_key_head_dim": 8,
     "linear_value_head_dim": 8,
 }
-FINISH = {
+LOGIT_TRANSFORM = {
     "logits_scaling": 3.0,
     "logit_scale": 0.25,
     "lm_head_multiplier": 0.3,
@@ -75,14 +75,15 @@ FINISH = {
     "logits_soft_cap": 1.5,
 }
 NO_HEAD_DIM = {"num_key_value_heads": 4, "head_dim": None}
-SPARSE = {"index_head_dim": 16, "index_n_heads": 2, "index_topk": 4, "mlp_layer_types": ["dense", "sparse"]}
-# What a family needs beyond the general: mostly one layer of each of its kinds.
-PARTICULAR = {
+SPARSE_ATTENTION = {"index_head_dim": 16, "index_n_heads": 2, "index_topk": 4, "mlp_layer_types": ["dense", "sparse"]}
+# Settings of single families beyond the general ones; most ask for one layer of each kind that the family has.
+FAMILY_SETTINGS = {
     **dict.fromkeys(
-        ("deepseek_v2", "deepseek_v3", "glm4_moe_lite", "minicpm3", "youtu", "axk1"), MOE | LATENT | NO_HEAD_DIM
+        ("deepseek_v2", "deepseek_v3", "glm4_moe_lite", "minicpm3", "youtu", "axk1"),
+        MOE | LATENT | NO_HEAD_DIM,
     ),
-    **dict.fromkeys(("deepseek_v32", "glm_moe_dsa", "axk2"), MOE | LATENT | NO_HEAD_DIM | SPARSE),
-    **dict.fromkeys(("qwen3_next", "qwen3_5_text", "qwen3_5_moe_text"), MOE | LINEAR),
+    **dict.fromkeys(("deepseek_v32", "glm_moe_dsa", "axk2"), MOE | LATENT | NO_HEAD_DIM | SPARSE_ATTENTION),
+    **dict.fromkeys(("qwen3_next", "qwen3_5_text", "qwen3_5_moe_text"), MOE | LINEAR_ATTENTION),
     "bamba": MAMBA | {"attn_layer_indices": [1]},
     "falcon_h1": MAMBA | {"mamba_d_head": 8, "lm_head_multiplier": 0.3},
     "gemma3n_text": {"layer_types": ["sliding_attention", "full_attention"], "num_kv_shared_layers": 0}
@@ -105,36 +106,38 @@ PARTICULAR = {
     | {"layers_block_type": ["mamba", "hybrid"], "num_mem_blocks": 1, "adapter_rank": 4},
 }
 REFUSED = {
-    "otr: .* failed between its output head, which OTR replaces, and its loss_function, which it did not reach": (
+    "otr: .* failed after its output head, where OTR computes the loss, and before it called its loss_function": (
         *("cpmant", "trocr", "xlm", "xlnet"),
     ),
-    r"otr: MoshiForCausalLM makes logits of shape \[7, 97\] of the \[8, 97\] that its head gives": ("moshi",),
-    "otr: the head was given hidden states of shape .* for labels of shape": ("prophetnet",),
+    r"otr: the output head of MoshiForCausalLM gives logits of shape \[8, 97\], and the model passes logits of shape "
+    r"\[7, 97\] to its loss_function": ("moshi",),
+    "otr: the output head received hidden states of shape .* for labels of shape": ("prophetnet",),
 }
-TRAINED = []
+TRAINED = []  # the families that the tests of this process have trained
 WHY_REFUSED = {family: why for why, families in REFUSED.items() for family in families}
 
 
 def small_config(family):
-    if family in PARTICULAR:
-        settings = TINY | PARTICULAR[family]
+    """A config of this family with the general settings that it has and the settings of its own."""
+    if family in FAMILY_SETTINGS:
+        settings = TINY | FAMILY_SETTINGS[family]
         config = AutoConfig.for_model(family, **{name: v for name, v in settings.items() if v is not None})
     else:
         try:
             config = AutoConfig.for_model(family, **TINY)
         except Exception:
             config = AutoConfig.for_model(family)
-        for name, value in (TINY | MOE | OLDER | MAMBA).items():
+        for name, value in (TINY | MOE | OLD_NAMES | MAMBA).items():
             if hasattr(config, name):
-                with contextlib.suppress(Exception):  # some refuse
+                with contextlib.suppress(Exception):  # some configs validate a value and refuse it
                     setattr(config, name, value)
-    for name, value in FINISH.items():  # one that does something
+    for name, value in LOGIT_TRANSFORM.items():  # values that change the logits; the defaults do not
         if isinstance(getattr(config, name, None), float | int):
-            with contextlib.suppress(AttributeError):  # derived from other settings
+            with contextlib.suppress(AttributeError):  # a property derived from other settings
                 setattr(config, name, value)
-    if hasattr(config, "text_config"):  # a model that also sees: its text path
+    if hasattr(config, "text_config"):  # a model that also takes images or sound
         for part in vars(config).values():
-            for name, value in (SIGHT | {"out_hidden_size": 32, "depth": 1, "num_heads": 4}).items():
+            for name, value in (TINY_VISION | {"out_hidden_size": 32, "depth": 1, "num_heads": 4}).items():
                 if hasattr(part, "model_type") and hasattr(part, name):
                     setattr(part, name, value)
         config.text_config = small_config(config.text_config.model_type)
@@ -145,44 +148,44 @@ def small_config(family):
 
 
 def small_model(family):
-    """(a model, its inputs, its own loss and gradients), or a skip with the reason."""
+    """A model, its inputs, and its own loss and gradients without OTR. Skips with the reason where there is none."""
     try:
         config = small_config(family)
         with torch.device("meta"):
             empty = AutoModelForCausalLM.from_config(config, attn_implementation="eager")
         size = sum(p.numel() for p in empty.parameters())
-        assert size < SMALL, f"{size:,} parameters"
+        assert size < MOST_PARAMETERS, f"{size:,} parameters"
         torch.manual_seed(0)
         model = AutoModelForCausalLM.from_config(config, attn_implementation="eager").float().train()
         inputs = batch()
         try:
-            own = step(model, **inputs)
-        except TypeError:
+            own = loss_and_gradients(model, **inputs)
+        except TypeError:  # its forward takes no attention mask
             del inputs["attention_mask"]
-            own = step(model, **inputs)
-        assert torch.equal(step(model, **inputs)[0], own[0]), "its loss is not deterministic"
-    except Exception as error:  # of transformers, or of what stands above
+            own = loss_and_gradients(model, **inputs)
+        assert torch.equal(loss_and_gradients(model, **inputs)[0], own[0]), "its loss is not deterministic"
+    except Exception as error:  # raised by transformers, or by an assert above
         pytest.skip(f"no small {family} here: {type(error).__name__}: {str(error)[:100]}")
     return model, inputs, own
 
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("family", sorted(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES))
-def test_sft_is_the_familys_own_loss_or_it_is_refused(family):
+def test_objective_sft_equals_the_familys_own_loss_or_the_family_is_refused(family):
     model, inputs, (want_loss, want) = small_model(family)
     attach(model, OTRConfig(objective="sft"))
     if family in WHY_REFUSED:
         with pytest.raises(RuntimeError, match=WHY_REFUSED[family]):
-            step(model, **inputs)
+            loss_and_gradients(model, **inputs)
         return
-    for _ in range(2):  # with the first step's check, and without
-        loss, gradients = step(model, **inputs)
+    for _ in range(2):  # the first forward includes the first-step check, the second does not
+        loss, gradients = loss_and_gradients(model, **inputs)
         torch.testing.assert_close(loss, want_loss, rtol=1e-5, atol=1e-6)
-        same(gradients, want, 5e-5)
+        assert_same_gradients(gradients, want, 5e-5)
     TRAINED.append(family)
 
 
-def test_those_that_are_skipped_are_the_few():
+def test_more_than_100_families_were_trained():
     if not TRAINED:
-        pytest.skip("no family was asked for")
+        pytest.skip("the tests above were not selected")
     assert len(TRAINED) > 100

@@ -1,4 +1,4 @@
-"""Adapters around the model, and on its head."""
+"""PEFT adapters on the model and on its output head."""
 
 import pytest
 import torch
@@ -6,22 +6,22 @@ from peft import LoraConfig, get_peft_model
 
 from otr_plugin import OTRConfig, attach
 
+from .comparison import OTR, SFT, assert_same_gradients, loss_and_gradients, specification_by_autograd
 from .families import batch, tiny
-from .test_attach import OTR, SFT, by_autograd, same, step
 
 
-def adapted(seed=0, dropout=0.0, name="llama", **settings):
+def with_adapter(seed=0, dropout=0.0, name="llama", **settings):
     torch.manual_seed(seed)
     settings.setdefault("target_modules", ["q_proj", "v_proj"])
     config = LoraConfig(r=4, lora_alpha=16, lora_dropout=dropout, task_type="CAUSAL_LM", **settings)
     model = get_peft_model(tiny(name), config)
     for parameter_name, parameter in model.named_parameters():
-        if "lora_B" in parameter_name:
+        if "lora_B" in parameter_name:  # zero at first, which would hide errors in the adapter
             parameter.data.normal_(std=0.2)
     return model.train()
 
 
-KINDS = {
+ADAPTERS = {
     "on attention": {},
     "on the head too": {"target_modules": ["q_proj", "lm_head"]},
     "on the head, with its bias": {"target_modules": ["lm_head"], "lora_bias": True, "name": "phi, head with bias"},
@@ -30,67 +30,75 @@ KINDS = {
 }
 
 
-@pytest.mark.parametrize("settings", KINDS.values(), ids=KINDS)
-def test_sft_is_the_models_own_loss(settings):
-    model, inputs = adapted(**settings), batch()
-    want_loss, want = step(model, **inputs)
+@pytest.mark.parametrize("settings", ADAPTERS.values(), ids=ADAPTERS)
+def test_objective_sft_equals_the_models_own_loss(settings):
+    model, inputs = with_adapter(**settings), batch()
+    want_loss, want = loss_and_gradients(model, **inputs)
     handle = attach(model, SFT)
     for _ in range(2):
-        loss, gradients = step(model, **inputs)
+        loss, gradients = loss_and_gradients(model, **inputs)
         torch.testing.assert_close(loss, want_loss)
-        same(gradients, want)
+        assert_same_gradients(gradients, want)
     handle.detach()
 
 
-@pytest.mark.parametrize("settings", KINDS.values(), ids=KINDS)
-def test_otr_is_autograds_on_whole_logits(settings):
-    model, inputs = adapted(**settings), batch()
+@pytest.mark.parametrize("settings", ADAPTERS.values(), ids=ADAPTERS)
+def test_objective_otr_equals_the_specification_by_autograd(settings):
+    model, inputs = with_adapter(**settings), batch()
     handle = attach(model, OTR)
-    _, gradients = step(model, **inputs)
+    _, gradients = loss_and_gradients(model, **inputs)
     handle.start_step(0)
-    same(gradients, by_autograd(model, handle, inputs, OTR)[1])
+    assert_same_gradients(gradients, specification_by_autograd(model, handle, inputs, OTR)[1])
 
 
-def test_dropout_on_the_heads_adapter():
-    """The same mask for both: the head's adapter is the last to draw one."""
-    model, inputs = adapted(target_modules=["lm_head"], dropout=0.5), batch()
+def test_dropout_of_an_adapter_on_the_head_is_applied():
+    """With the same torch seed OTR draws the model's own dropout mask: the head's adapter is the only one to draw."""
+    model, inputs = with_adapter(target_modules=["lm_head"], dropout=0.5), batch()
     torch.manual_seed(1)
-    want_loss, want = step(model, **inputs)
+    want_loss, want = loss_and_gradients(model, **inputs)
     attach(model, SFT)
     for _ in range(2):
         torch.manual_seed(1)
-        loss, gradients = step(model, **inputs)
+        loss, gradients = loss_and_gradients(model, **inputs)
         torch.testing.assert_close(loss, want_loss)
-        same(gradients, want)
+        assert_same_gradients(gradients, want)
 
 
-def test_an_adapter_that_is_switched_off():
-    model, inputs = adapted(target_modules=["lm_head"], modules_to_save=None), batch()
+def test_a_disabled_adapter_on_the_head_has_no_effect():
+    model, inputs = with_adapter(target_modules=["lm_head"], modules_to_save=None), batch()
     with torch.no_grad(), model.disable_adapter():
         want = model(**inputs).loss
         attach(model, SFT)
-        assert torch.equal(model(**inputs).loss, want) or torch.allclose(model(**inputs).loss, want)
+        torch.testing.assert_close(model(**inputs).loss, want, rtol=1e-5, atol=1e-8)
 
 
 def test_dora_on_the_head_is_refused():
-    model = adapted(target_modules=["lm_head"], use_dora=True)
+    model = with_adapter(target_modules=["lm_head"], use_dora=True)
     with pytest.raises(
         ValueError, match="the adapter on the model's output head is a DoraLinearVariant; only plain LoRA"
     ):
         attach(model, OTRConfig())
 
 
-def test_an_adapter_put_there_afterwards():
-    """On the head it is refused; elsewhere it trains."""
-    for settings in ({"target_modules": ["q_proj", "lm_head"]}, {"modules_to_save": ["lm_head"]}):
-        model = tiny("llama")
-        attach(model, SFT)
-        late = get_peft_model(model, LoraConfig(r=4, **({"target_modules": ["q_proj"]} | settings)))
-        with pytest.raises(
-            RuntimeError, match=r"has another output head than when attach\(\) was called: PEFT puts one"
-        ):
-            late.train()(**batch())
-    attach(model := tiny("llama"), SFT)
-    late = get_peft_model(model, LoraConfig(r=4, target_modules=["q_proj"])).train()
-    late(**batch()).loss.backward()
-    assert all(p.grad is not None for p in late.parameters() if p.requires_grad)
+@pytest.mark.parametrize(
+    "settings",
+    [{"target_modules": ["q_proj", "lm_head"]}, {"target_modules": ["q_proj"], "modules_to_save": ["lm_head"]}],
+    ids=["target_modules", "modules_to_save"],
+)
+def test_an_adapter_that_replaces_the_head_after_attach_is_refused(settings):
+    model = tiny("llama")
+    attach(model, SFT)
+    adapted = get_peft_model(model, LoraConfig(r=4, **settings))
+    with pytest.raises(
+        RuntimeError,
+        match=r"output head of LlamaForCausalLM was replaced after attach\(\), .* PEFT replaces the head if",
+    ):
+        adapted.train()(**batch())
+
+
+def test_an_adapter_elsewhere_than_on_the_head_may_be_added_after_attach():
+    model = tiny("llama")
+    attach(model, SFT)
+    adapted = get_peft_model(model, LoraConfig(r=4, target_modules=["q_proj"])).train()
+    adapted(**batch()).loss.backward()
+    assert all(p.grad is not None for p in adapted.parameters() if p.requires_grad)

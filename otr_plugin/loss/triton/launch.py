@@ -1,31 +1,40 @@
-"""One chunk of logits -> objective, metrics, and the gradient in place: torch_kernel's function, one program a row.
+"""The chunk kernel in Triton, for GPUs: fulfils the contract of torch_kernel.compute_chunk by launching two kernels.
 
-This launches the kernels. Memory beyond the logits is a program's, not a row's: programs take rows in turn.
+dispatch.py imports this module where Triton works. threshold_kernel.py finds the logits below which no token can be
+drawn, if top_k or top_p is set; loss_kernel.py computes the metrics and the gradient. Scratch memory is allocated for
+each program, not for each row: there are a few programs per processor, and each processes one row after another.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 import triton
 from torch import Tensor
 
-from otr_plugin.config import OTRConfig
-from otr_plugin.loss.reference import within_rounding
+from otr_plugin.config import OTRConfig, not_implemented
+from otr_plugin.loss.sampling import top_p_target
 from otr_plugin.loss.triton.loss_kernel import DFT, EXACT, SAMPLED, SFT, loss_kernel
 from otr_plugin.loss.triton.threshold_kernel import threshold_kernel
+from otr_plugin.metrics import ROW_METRICS
 
-TILE = 128
-BLOCK = 2048  # logits at a time; whole tiles. With 8 warps, 80 registers a thread: three programs on a processor
-DRAWS = 32  # draws at a time
+TILE = 128  # tokens in a tile; a draw finds its tile before its token
+BLOCK = 2048  # logits per iteration, a multiple of TILE
 WARPS = 8
-PROGRAMS_PER_PROCESSOR = 3
+PROGRAMS_PER_PROCESSOR = 3  # with this BLOCK and 8 warps a thread takes 80 registers, so three programs fit
+DRAWS = 32  # draws per iteration
+# The layout of row_metrics, as constants of loss_kernel. The kernel has one parameter for each metric, so Triton
+# refuses every launch if a metric is added to ROW_METRICS alone.
+METRIC_COLUMNS = {f"{name.upper()}_COLUMN": column for column, name in enumerate(ROW_METRICS)}
+METRIC_COLUMNS["METRICS"] = len(ROW_METRICS)
 
 
 def compute_chunk(
     logits: Tensor,
     labels: Tensor,
     uniforms: Tensor | None,
-    stats: Tensor,
+    row_metrics: Tensor,
     config: OTRConfig,
     *,
     vocabulary: int,
@@ -33,22 +42,23 @@ def compute_chunk(
     softcap: float | None,
     with_grad: bool,
 ) -> None:
-    """Fill stats [C, metrics.NAMES], and turn logits [C, >= V] into their gradient (if with_grad).
+    """torch_kernel.compute_chunk in Triton. Arithmetic is float32, so float64 logits are not supported.
 
-    Row by row a pure function of logits, label and uniforms. A label outside the vocabulary gives NaN.
+    Rows of logits need no padding, and logits are unchanged without with_grad.
     """
+    objective, mean_baseline = _objective(config), _has_mean_baseline(config)
     count, device = len(logits), logits.device
     programs = min(count, PROGRAMS_PER_PROCESSOR * _processors(device))
     block = min(BLOCK, max(TILE, triton.next_power_of_2(vocabulary)))
     tiles = triton.next_power_of_2(triton.cdiv(vocabulary, TILE))
     samples = config.samples if config.draws else 1
-    cut = config.objective == "otr" and (config.top_k is not None or config.top_p < 1)
-    common = {
+    cut = config.has_rollout and (config.top_k is not None or config.top_p < 1)
+    common: dict[str, Any] = {
         "BLOCK": block,
         "SCALE": None if logit_scale == 1 else logit_scale,
         "CAP": softcap,
         "num_warps": WARPS,
-        "enable_fp_fusion": True,  # the default of old; said, as Triton 3.9 warns where it is not
+        "enable_fp_fusion": True,  # Triton's default; Triton 3.9 warns if it is left out
     }
     thresholds = torch.empty(count if cut else 0, device=device)
     if cut:
@@ -60,19 +70,18 @@ def compute_chunk(
             vocabulary,
             1 / config.temperature,
             float(config.top_k or 0),
-            within_rounding(config.top_p, torch.float32),
+            top_p_target(config.top_p, torch.float32),
             BY_COUNT=config.top_k is not None,
             BY_MASS=config.top_p < 1,
             **common,
         )
-    objective = {"sft": SFT, "dft": DFT}.get(config.objective, SAMPLED if config.draws else EXACT)
     loss_kernel[(programs,)](
         logits,
         logits.stride(0),
         labels,
-        stats if uniforms is None else uniforms.sort(dim=1).values,  # stats: not read as that
+        row_metrics if uniforms is None else uniforms.sort(dim=1).values,  # without uniforms, any tensor will do
         thresholds,
-        stats,
+        row_metrics,
         torch.empty(programs, tiles, dtype=torch.float64, device=device),
         torch.empty(programs, triton.cdiv(vocabulary, block), device=device),
         torch.empty(programs, samples, dtype=torch.int32, device=device),
@@ -86,18 +95,49 @@ def compute_chunk(
         float(config.samples),
         OBJECTIVE=objective,
         CUT=cut,
-        MEAN_BASELINE=config.baseline == "mean",
+        MEAN_BASELINE=mean_baseline,
         WITH_GRAD=with_grad,
         TILES=tiles,
         TILE_STEPS=tiles.bit_length() - 1,
         SAMPLE_STEPS=samples.bit_length(),
         TILE=TILE,
         DRAWS=DRAWS,
+        **METRIC_COLUMNS,
         **common,
     )
 
 
+def _objective(config: OTRConfig) -> Any:
+    """The value of loss_kernel's OBJECTIVE."""
+    match config.objective:
+        case "sft":
+            return SFT
+        case "dft":
+            return DFT
+        case "otr":
+            match config.estimator:
+                case "sampled":
+                    return SAMPLED
+                case "exact":
+                    return EXACT
+                case _:
+                    raise not_implemented(__name__, "estimator", config.estimator, ("sampled", "exact"))
+        case _:
+            raise not_implemented(__name__, "objective", config.objective, ("otr", "dft", "sft"))
+
+
+def _has_mean_baseline(config: OTRConfig) -> bool:
+    match config.baseline:
+        case "none":
+            return False
+        case "mean":
+            return True
+        case _:
+            raise not_implemented(__name__, "baseline", config.baseline, ("none", "mean"))
+
+
 def _processors(device: torch.device) -> int:
+    """The number of the GPU's processors (NVIDIA: streaming multiprocessors)."""
     if device.type == "cpu":  # Triton's interpreter
         return 1
     properties = torch.get_device_module(device).get_device_properties(device)

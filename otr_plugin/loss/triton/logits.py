@@ -1,16 +1,17 @@
-"""A logit as the loss sees it: read from a row, scaled and softcapped; and the way back for its gradient."""
+"""Functions of both Triton kernels: loading logits with scale and softcap, and the backward of that."""
 
 from __future__ import annotations
 
 import triton
 import triton.language as tl
 
-LOWEST = tl.constexpr(-1e30)  # below every logit that counts, and finite: 0 * LOWEST is 0, and 0 * -inf is not
+# Lower than every logit of a token that has probability, and finite: 0 * LOWEST is 0, but 0 * -inf would be NaN.
+LOWEST = tl.constexpr(-1e30)
 
 
 @triton.jit
 def tanh(x):
-    """To rounding for small x too; libdevice's is not everywhere."""
+    """tanh, accurate to rounding for small x, too. Not every backend of Triton has the tanh of libdevice."""
     size = tl.abs(x)
     decay = tl.exp(-2 * size)
     square = size * size
@@ -21,7 +22,7 @@ def tanh(x):
 
 @triton.jit
 def load_logits(row, token, mask, SCALE: tl.constexpr, CAP: tl.constexpr):
-    """Scaled and softcapped (None: not), in float32; anything where the mask is off."""
+    """The logits of some tokens in float32, scaled and softcapped (None: not); arbitrary where the mask is False."""
     x = tl.load(row + token, mask=mask, other=0.0).to(tl.float32)
     if SCALE is not None:
         x = x * SCALE
@@ -31,8 +32,8 @@ def load_logits(row, token, mask, SCALE: tl.constexpr, CAP: tl.constexpr):
 
 
 @triton.jit
-def through_finish(gradient, x, SCALE: tl.constexpr, CAP: tl.constexpr):
-    """From the gradient of what load_logits gave, x, that of what it read."""
+def raw_gradient(gradient, x, SCALE: tl.constexpr, CAP: tl.constexpr):
+    """Backward of load_logits: the gradient with respect to the raw logits, from that with respect to its result x."""
     if CAP is not None:
         gradient = gradient * (1 - (x / CAP) * (x / CAP))
     if SCALE is not None:

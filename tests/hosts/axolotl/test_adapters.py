@@ -1,4 +1,4 @@
-"""LoRA and 4-bit QLoRA: both sides start from one saved adapter, as Axolotl does not seed LoRA's own start."""
+"""LoRA and 4-bit QLoRA. Both runs start from one saved adapter: Axolotl does not seed LoRA's initial weights."""
 
 import pytest
 import torch
@@ -39,7 +39,7 @@ def test_sft_is_the_hosts_own_training(axolotl, saved, adapter):
     assert losses(plain)[-1][0] < losses(plain)[0][0], "nothing was learnt"
 
 
-def test_otr_with_qlora(axolotl, saved):
+def test_otr_trains_with_qlora(axolotl, saved):
     log, printed = axolotl.train("qlora", plugins=["otr"], otr={"samples": 64}, **QLORA | saved)
     assert "OTR is active: objective otr (64 samples" in printed
     assert all(entry["otr/entropy"] > 0 for entry in log if "loss" in entry)

@@ -1,4 +1,4 @@
-"""What a recipe may say beside `plugins: [otr]`, told before any work."""
+"""Recipes with `plugins: [otr]` are checked before any work."""
 
 import re
 import subprocess
@@ -8,7 +8,7 @@ import pytest
 from axolotl.cli.config import load_cfg
 from axolotl.integrations.base import PluginManager, load_plugin
 
-from otr_plugin.hosts.axolotl import LOSS_ELSEWHERE, OTRPlugin
+from otr_plugin.hosts.axolotl.adapter import OTHER_LOSSES, OTRPlugin
 
 pytestmark = pytest.mark.usefixtures("fresh_plugins")
 
@@ -54,8 +54,8 @@ WITH = {
 }
 
 
-@pytest.mark.parametrize("key", LOSS_ELSEWHERE)
-def test_a_loss_elsewhere_is_refused_by_name(axolotl, key):
+@pytest.mark.parametrize("key", OTHER_LOSSES)
+def test_a_key_that_selects_another_loss_is_refused_by_name(axolotl, key):
     changes = {key: VALUES.get(key, True), "plugins": ["otr", *WITH.get(key, [])]}
     with pytest.raises(ValueError, match=rf"(?s)`plugins: \[otr\]` trains with One-Token Rollout.*`{key}: "):
         load(axolotl, **changes)
@@ -70,12 +70,12 @@ def test_a_plugin_with_a_loss_of_its_own_is_refused_by_name(axolotl):
 @pytest.mark.parametrize("key", ["otr", "otr.samples"])
 @pytest.mark.parametrize("plugins", [None, [], ["axolotl.integrations.liger.LigerPlugin"]], ids=str)
 def test_settings_without_the_plugin_are_refused(axolotl, plugins, key):
-    message = rf"the recipe has `{key}:`, but nothing under `plugins:` that reads it .*Add `plugins: \[otr\]`"
+    message = rf"the recipe has `{key}:`, but `plugins:` .* does not name otr.*Add `plugins: \[otr\]`"
     with pytest.raises(ValueError, match=message):
         load(axolotl, plugins=plugins, **{key: {"samples": 8}})
 
 
-def test_a_recipe_without_otr_is_none_of_ours(axolotl):
+def test_a_recipe_without_otr_is_unaffected(axolotl):
     assert "otr" not in load(axolotl, plugins=None)
 
 
@@ -90,8 +90,8 @@ def test_ligers_other_kernels_stay(axolotl):
     assert cfg.liger_rope
 
 
-def test_an_import_error_of_ours_is_no_run_without_us(monkeypatch):
-    monkeypatch.setitem(sys.modules, "otr_plugin.hosts.axolotl", None)
+def test_an_import_error_of_the_adapter_stops_the_run(monkeypatch):
+    monkeypatch.setitem(sys.modules, "otr_plugin.hosts.axolotl.adapter", None)
     for name in ("otr", "otr_plugin.OTRPlugin"):
         with pytest.raises(RuntimeError, match=r"otr_plugin\.OTRPlugin cannot be imported"):
             PluginManager.get_instance().register(name)

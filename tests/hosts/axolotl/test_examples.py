@@ -1,4 +1,4 @@
-"""example_configs/: twins that differ in what OTR needs and in nothing else, and that Axolotl understands whole."""
+"""example_configs/axolotl: Axolotl validates every recipe and keeps every key."""
 
 import pytest
 import yaml
@@ -16,12 +16,12 @@ CARD = {"bf16": True, "tf32": True, "fp8": False, "n_gpu": 1, "compute_capabilit
 
 @pytest.mark.parametrize("method", ["sft", "otr"])
 @pytest.mark.parametrize("name", NAMES)
-def test_axolotl_knows_every_key(name, method, fresh_plugins):
-    """It drops what it does not know without a word."""
+def test_axolotl_keeps_every_key(name, method, fresh_plugins):
+    """Axolotl drops unknown keys without a message."""
     said = yaml.safe_load((RECIPES / f"{name}-{method}.yaml").read_text())
     cfg = DictDefault(said)
     prepare_plugins(cfg)
     understood = validate_config(cfg, capabilities=CARD, env_capabilities={"torch_version": "2.13.0"})
     assert said.keys() <= understood.keys()
     if method == "otr":
-        assert OTRConfig(**understood.otr) == OTRConfig(), "an example starts from the defaults"
+        assert OTRConfig(**understood.otr) == OTRConfig(), "an example uses the defaults"

@@ -1,4 +1,4 @@
-"""Gemma 3 as Axolotl loads it: a model that also sees, and computes its loss by itself."""
+"""Gemma 3 as Axolotl loads it: a vision-language model whose forward computes the loss inline."""
 
 import pytest
 import torch
@@ -12,7 +12,7 @@ from transformers import (
 )
 
 from tests.hosts.agreement import same_training
-from tests.model.test_own_loss import MODELS
+from tests.model.test_inline_loss import MODELS
 
 TEXT = {"vocab_size": 64, "max_position_embeddings": 256}
 TOKENS = {"image_token": "<img>", "boi_token": "<boi>", "eoi_token": "<eoi>"}
@@ -20,7 +20,7 @@ TOKENS = {"image_token": "<img>", "boi_token": "<boi>", "eoi_token": "<eoi>"}
 
 @pytest.fixture(scope="module")
 def gemma3(axolotl):
-    """A small one, with the parts that Axolotl asks for: it never sees an image."""
+    """A small model with the processor files that Axolotl loads. No example has an image."""
     folder, parts = axolotl.folder / "gemma3", MODELS["gemma3"]
     config = AutoConfig.for_model("gemma3", **parts | {"text_config": parts["text_config"] | TEXT})
     torch.manual_seed(0)
@@ -42,7 +42,7 @@ def test_sft_is_the_hosts_own_training(axolotl, gemma3):
 
 
 def test_otr(axolotl, gemma3):
-    one_at_a_time = gemma3 | {"gradient_accumulation_steps": 1}  # else the loss is a mean of means
+    one_at_a_time = gemma3 | {"gradient_accumulation_steps": 1}  # with accumulation the logged loss is a mean of means
     log, printed = axolotl.train("otr", plugins=["otr"], otr={"samples": 64}, **one_at_a_time)
     assert "OTR is active: objective otr (64 samples" in printed
     steps = [entry for entry in log if "loss" in entry]

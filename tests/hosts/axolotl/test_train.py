@@ -1,4 +1,4 @@
-"""The real command: the host sees the plugin, and what it trains is what the recipe says."""
+"""Axolotl's own command: it loads the plugin, and trains what the recipe names."""
 
 import json
 import os
@@ -7,19 +7,26 @@ import subprocess
 import time
 
 import pytest
-import torch
-from safetensors.torch import load_file
 
 from benchmarks.hosts.axolotl import ENV
 from benchmarks.hosts.host import BIN
 from otr_plugin.metrics import PREFIX, ROW_METRICS
-from tests.hosts.agreement import ANSWER, EXAMPLES, PROMPT, RECIPE, losses, same_as_the_specification, same_training
+from tests.hosts.agreement import (
+    ANSWER,
+    EXAMPLES,
+    PROMPT,
+    RECIPE,
+    losses,
+    same_after_resume,
+    same_as_the_specification,
+    same_training,
+)
 
 PACKED = {"sample_packing": True, "pad_to_sequence_len": True, "sequence_len": 128}
 METRICS = {PREFIX + name for name in ROW_METRICS}
 
 
-def test_the_host_sees_the_plugin(axolotl):
+def test_axolotl_loads_the_plugin(axolotl):
     log, printed = axolotl.train("seen", plugins=["otr"], otr={"samples": 32}, val_set_size=0.1, eval_steps=3)
     assert "OTR is active: objective otr (32 samples, temperature 1.3, beta -0.1, baseline none)" in printed
     steps = [entry for entry in log if "loss" in entry]
@@ -58,12 +65,8 @@ def test_otr_is_what_the_specification_says(axolotl):
     same_as_the_specification(log, axolotl.folder / "model", width=64)
 
 
-def weights(folder):
-    return load_file(folder / "model.safetensors")
-
-
 @pytest.mark.parametrize("moment", ["in a step", "in a save"])
-def test_a_run_that_was_killed_ends_as_an_unbroken_one(axolotl, moment):
+def test_a_run_that_was_killed_and_resumed_equals_an_unbroken_one(axolotl, moment):
     recipe = {
         "plugins": ["otr"],
         "otr": {"samples": 16},
@@ -96,9 +99,7 @@ def test_a_run_that_was_killed_ends_as_an_unbroken_one(axolotl, moment):
     whole = [c for c in folder.glob("checkpoint-*") if (c / "trainer_state.json").exists()]
     last = max(whole, key=lambda c: int(c.name.split("-")[1]))
     axolotl.train(killed, **recipe | {"resume_from_checkpoint": str(last)})
-    want, got = (weights(axolotl.folder / name / "checkpoint-40") for name in (unbroken, killed))
-    for name in want:
-        assert torch.equal(got[name], want[name]), name
+    same_after_resume(*(axolotl.folder / name / "checkpoint-40" for name in (unbroken, killed)))
 
 
 def test_overrides_on_the_command_line_reach_the_settings(axolotl):
@@ -110,8 +111,8 @@ def test_overrides_on_the_command_line_reach_the_settings(axolotl):
     assert "samples should be greater than or equal to 1, got 0" in done.stdout + done.stderr
 
 
-def test_accumulated_micro_batches_are_one_batch(axolotl):
-    """Where they have equally many tokens: Axolotl 0.19.0 averages micro-batches as equals, and OTR leaves it so."""
+def test_accumulated_micro_batches_equal_one_batch(axolotl):
+    """If all have the same number of tokens: Axolotl 0.19.0 averages micro-batches without weights."""
     recipe = {"plugins": ["otr"], "otr": {"estimator": "exact"}, "data": "even.jsonl"}
     whole, _ = axolotl.train("whole", **recipe, micro_batch_size=4)
     parts, _ = axolotl.train("parts", **recipe, micro_batch_size=1, gradient_accumulation_steps=4)

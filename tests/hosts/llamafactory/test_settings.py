@@ -1,4 +1,4 @@
-"""What a recipe may say beside `plugins: [otr]`, told before any work. A recipe without it is none of ours."""
+"""Recipes with `plugins: [otr]` are checked before any work; recipes without it are unaffected."""
 
 import importlib
 import re
@@ -8,7 +8,7 @@ from llamafactory.hparams import get_train_args
 
 from benchmarks.hosts.host import BIN
 from otr_plugin import OTRConfig
-from otr_plugin.hosts import llamafactory as host
+from otr_plugin.hosts.llamafactory.adapter import OTHER_LOSSES
 
 
 def parse(factory, **changes):
@@ -34,8 +34,8 @@ def test_bad_settings_are_explained(factory, settings, message):
         parse(factory, otr=settings)
 
 
-@pytest.mark.parametrize("key", host.LOSS_ELSEWHERE)
-def test_a_loss_elsewhere_is_refused_by_name(factory, key):
+@pytest.mark.parametrize("key", OTHER_LOSSES)
+def test_a_key_that_selects_another_loss_is_refused_by_name(factory, key):
     with pytest.raises(ValueError, match=rf"`plugins: \[otr\]` trains with One-Token Rollout.*`{key}: "):
         parse(factory, **{key: 0.1 if key == "label_smoothing_factor" else True})
 
@@ -49,27 +49,29 @@ def test_a_stage_with_a_loss_of_its_own_is_refused(factory, stage):
 @pytest.mark.parametrize("plugins", [None, [], ["another"]], ids=str)
 @pytest.mark.parametrize("extra", ["0", "1"])
 def test_settings_without_the_plugin_are_refused(factory, plugins, extra, monkeypatch):
-    """Also where LLaMA-Factory is told to drop keys that it does not know."""
+    """Also with ALLOW_EXTRA_ARGS, which makes LLaMA-Factory drop unknown keys."""
     monkeypatch.setenv("ALLOW_EXTRA_ARGS", extra)
     with pytest.raises(
-        ValueError, match=r"has `otr:`, but nothing under `plugins:` that reads it \(.*\): it would train without OTR"
+        ValueError, match=r"has `otr:`, but `plugins:` \(.*\) does not name otr, so the run would ignore the settings"
     ):
         parse(factory, plugins=plugins, otr={"samples": 8})
 
 
 def test_another_plugin_is_refused(factory):
-    with pytest.raises(ValueError, match=r"the recipe has \['more'\] under `plugins:`; in LLaMA-Factory there is only"):
+    with pytest.raises(
+        ValueError, match=r"the recipe has \['more'\] under `plugins:`, but the only plugin in LLaMA-Factory"
+    ):
         parse(factory, plugins=["otr", "more"])
 
 
-def test_a_trainer_that_changed_stops_it(factory, monkeypatch):
+def test_a_trainer_that_cannot_be_patched_stops_the_run(factory, monkeypatch):
     trainer = importlib.import_module("llamafactory.train.sft.trainer")
     monkeypatch.setattr(trainer, "CustomSeq2SeqTrainer", type("Other", (), {}))
     with pytest.raises(RuntimeError, match=r"looked for CustomSeq2SeqTrainer in llamafactory\.train\.sft\.trainer"):
         parse(factory)
 
 
-def test_a_recipe_without_otr_is_none_of_ours(factory):
+def test_a_recipe_without_otr_is_unaffected(factory):
     recipe = str(factory.recipe("unknown", no_such_key=1))
     told = []
     for switch in ("0", "1"):

@@ -6,7 +6,7 @@ import pytest
 from benchmarks.hosts.swift import Swift
 
 with warnings.catch_warnings():
-    warnings.simplefilter("ignore")  # what a host's import warns of is its own
+    warnings.simplefilter("ignore")  # warnings of the host's own imports
     importlib.import_module("swift.arguments")
 
 

@@ -1,9 +1,9 @@
-"""What a recipe may say beside `loss_type: otr`, told before any weight is loaded. Without it, it is none of ours."""
+"""Recipes with `loss_type: otr` are checked before any weight is loaded; recipes without it are unaffected."""
 
 import importlib
 import re
 import sys
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 
 import pytest
 from swift.arguments import RLHFArguments, SftArguments
@@ -11,8 +11,8 @@ from swift.loss import loss_map
 from swift.trainers import TrainerFactory
 
 from otr_plugin import OTRConfig
-from otr_plugin.autoload import AWAITED
-from otr_plugin.hosts import swift as host
+from otr_plugin.hosts.swift import adapter
+from otr_plugin.hosts.swift.start import PATCHES
 
 FACTORY = "swift.trainers.trainer_factory"
 
@@ -22,7 +22,7 @@ def parse(swift, monkeypatch):
     def parse(kind=SftArguments, env=None, **changes):
         recipe = swift.settings("parsed", **{"loss_type": "otr"} | changes)
         for name, value in (recipe.pop("ENV") | (env or {})).items():
-            monkeypatch.setenv(name, str(value))  # as `swift sft` does, which makes text of everything
+            monkeypatch.setenv(name, str(value))  # as `swift sft` does, which turns every value into text
         return kind(**recipe)
 
     return parse
@@ -42,8 +42,8 @@ def parse(swift, monkeypatch):
 )
 def test_settings_arrive(parse, env, config):
     parse(env=env)
-    assert host.settings() == OTRConfig(**config)
-    assert loss_map["otr"] is host.OTRLoss
+    assert adapter.settings() == OTRConfig(**config)
+    assert loss_map["otr"] is adapter.OTRLoss
 
 
 @pytest.mark.parametrize(
@@ -57,8 +57,8 @@ def test_settings_arrive(parse, env, config):
     ids=str,
 )
 def test_bad_settings_are_explained(parse, env, message):
-    ours = "otr: a setting is a variable under `ENV:`, or of the shell: OTR_ and its key in capitals. OTRConfig: "
-    with pytest.raises(ValueError, match=re.escape(ours + message)):
+    told = "otr: a setting is a variable under `ENV:` or in the shell, OTR_ and the setting's name in capitals: "
+    with pytest.raises(ValueError, match=re.escape(f"{told}OTRConfig: {message}")):
         parse(env=env)
 
 
@@ -76,7 +76,7 @@ def test_bad_settings_are_explained(parse, env, message):
         ("is_binary_loss_scale", False, "remove it"),
     ],
 )
-def test_a_loss_elsewhere_is_refused_by_name(parse, key, value, fix):
+def test_a_key_that_selects_another_loss_is_refused_by_name(parse, key, value, fix):
     told = rf"`loss_type: otr` trains with One-Token Rollout.*`{key}: {value}`: {re.escape(fix)}"
     with pytest.raises(ValueError, match=told):
         parse(**{key: value}, **({"num_labels": 2} if value == "seq_cls" else {}))
@@ -90,12 +90,12 @@ def test_rlhf_is_refused(parse, kind):
 
 @pytest.mark.parametrize("loss_type", [None, "cross_entropy"])
 def test_settings_without_the_loss_are_refused(parse, loss_type):
-    told = r"otr: OTR_SAMPLES under `ENV:` or in the shell, but `loss_type: .*`: it would train without OTR"
+    told = r"otr: OTR_SAMPLES under `ENV:` or in the shell, but `loss_type: .*`: the run would train without OTR"
     with pytest.raises(ValueError, match=told):
         parse(env={"OTR_SAMPLES": 16}, loss_type=loss_type)
 
 
-def test_a_recipe_without_otr_is_none_of_ours(parse):
+def test_a_recipe_without_otr_is_unaffected(parse):
     assert parse(loss_type=None).training_args.callbacks == []
     assert "liger_kernel_config" in vars(parse(loss_type="cross_entropy").training_args)
     assert parse(loss_type=None, env={"OTR_HOME": "another program's"}).training_args.callbacks == []
@@ -116,31 +116,33 @@ def test_megatron_is_refused(parse, monkeypatch):
         def __post_init__(self):
             pass
 
-    AWAITED["swift.megatron.arguments.sft_args"](SimpleNamespace(MegatronSftArguments=MegatronSftArguments))
+    module = ModuleType("swift.megatron.arguments.sft_args")
+    module.MegatronSftArguments = MegatronSftArguments
+    PATCHES[module.__name__](module)
     MegatronSftArguments(None)
-    with pytest.raises(ValueError, match=r"Megatron's trainer computes the loss.*: run `swift sft`"):
+    with pytest.raises(ValueError, match=r"Megatron's trainer computes its own loss.*: run `swift sft`"):
         MegatronSftArguments("otr")
     monkeypatch.setenv("OTR_SAMPLES", "16")
-    with pytest.raises(ValueError, match=r"Megatron's trainer computes the loss.*: run `swift sft`"):
+    with pytest.raises(ValueError, match=r"Megatron's trainer computes its own loss.*: run `swift sft`"):
         MegatronSftArguments(None)
     monkeypatch.setitem(sys.modules, "swift.megatron", None)
-    with pytest.raises(ValueError, match=r"Megatron's trainer computes the loss.*: run `swift sft`"):
-        host.register()
+    with pytest.raises(ValueError, match=r"Megatron's trainer computes its own loss.*: run `swift sft`"):
+        adapter.add_loss_type()
 
 
-def test_a_trainer_that_changed_stops_it(parse, monkeypatch):
+def test_a_trainer_that_cannot_be_patched_stops_the_run(parse, monkeypatch):
     factory = importlib.import_module(FACTORY)
     own = TrainerFactory.get_training_args
-    host.register()
+    adapter.add_loss_type()
     assert TrainerFactory.get_training_args is own, "once is enough"
-    with pytest.raises(RuntimeError, match=r"looked for TrainerFactory\.get_training_args in .*, and did not find it"):
-        host.register(SimpleNamespace())
+    with pytest.raises(RuntimeError, match=r"looked for TrainerFactory\.get_training_args in .*, but did not find it"):
+        adapter.patch_trainer_factory(ModuleType(FACTORY))
     args = SimpleNamespace(use_liger_kernel=False, callbacks=[])
-    with pytest.raises(RuntimeError, match="looked for on_init_end to be called on the trainer's callbacks"):
-        host.OTRLoss(args, SimpleNamespace())({}, None, num_items_in_batch=1)
-    # And where the adapter cannot even be imported.
-    monkeypatch.setitem(sys.modules, "otr_plugin.hosts.swift", None)
-    AWAITED[FACTORY](factory)
+    with pytest.raises(RuntimeError, match="looked for a call of on_init_end on the trainer's callbacks"):
+        adapter.OTRLoss(args, SimpleNamespace())({}, None, num_items_in_batch=1)
+    # The same if the adapter cannot be imported.
+    monkeypatch.setitem(sys.modules, "otr_plugin.hosts.swift.adapter", None)
+    PATCHES[FACTORY](factory)
     try:
         with pytest.raises(RuntimeError, match="otr: ms-swift cannot train with OTR: ModuleNotFoundError"):
             parse()
@@ -150,10 +152,10 @@ def test_a_trainer_that_changed_stops_it(parse, monkeypatch):
 
 
 def test_a_template_with_a_loss_of_its_own_is_refused():
-    class Another(host.Template):
+    class Another(adapter.Template):
         def compute_sft_loss(self, model, inputs, num_items_in_batch=None, trainer=None):
             raise AssertionError
 
     trainer = SimpleNamespace(template=Another.__new__(Another))
-    with pytest.raises(ValueError, match="Another has a loss of its own, and OTR would not be trained"):
-        host.Joins(None, trainer).on_init_end()
+    with pytest.raises(ValueError, match="Another computes a loss of its own, and the run would not train with OTR"):
+        adapter.AttachCallback(None, trainer).on_init_end()

@@ -1,5 +1,6 @@
-"""attach() and transformers' own Trainer, to which nothing is said: steps, metrics and errors; and the examples."""
+"""An attached model in transformers' own Trainer: draws, metrics, errors, resuming, detaching; and the examples."""
 
+import copy
 import os
 import subprocess
 import sys
@@ -11,7 +12,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, Trainer, TrainingA
 from benchmarks.hosts.host import make_model
 from benchmarks.paths import ROOT
 from otr_plugin import OTRConfig, attach
-from tests.hosts.agreement import ANSWER, BATCH, EXAMPLES, PROMPT, RECIPE, same_as_the_specification
+from otr_plugin.model.attach import attached_handle
+from otr_plugin.model.handle import Handle
+from tests.hosts.agreement import ANSWER, BATCH, EXAMPLES, PROMPT, RECIPE, same_after_resume, same_as_the_specification
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +57,39 @@ def test_otr_is_what_the_specification_says(folder, capsys):
     same_as_the_specification(trainer.state.log_history, folder)
 
 
-def test_two_trainers_after_one_another_log_what_is_theirs(folder):
+def test_a_resumed_run_equals_an_unbroken_one(folder):
+    for name, resume_from in (("unbroken", None), ("resumed", folder.parent / "unbroken" / "checkpoint-2")):
+        model = AutoModelForCausalLM.from_pretrained(folder)
+        attach(model, OTRConfig(samples=16), seed=3)
+        out = {"output_dir": str(folder.parent / name), "save_strategy": "steps", "save_steps": 2}
+        trainer_of(model, folder, **out).train(resume_from_checkpoint=resume_from and str(resume_from))
+    same_after_resume(*(folder.parent / name / "checkpoint-4" for name in ("unbroken", "resumed")))
+
+
+def test_the_trainer_class_is_patched_only_while_a_model_is_attached(folder, capsys, monkeypatch):
+    for handle in list(Handle.attached):  # other tests leave theirs attached
+        handle.detach()
+    own = Trainer.__init__
+    handles = [attach(AutoModelForCausalLM.from_pretrained(folder)) for _ in range(2)]
+    assert Trainer.__init__ is not own
+    handles[0].detach()
+    assert Trainer.__init__ is not own, "a model is still attached"
+    copied = copy.deepcopy(handles[1].model)
+    handles[1].detach()
+    assert Trainer.__init__ is not own, "a copy of an attached model is attached"
+    attached_handle(copied).detach()
+    assert Trainer.__init__ is own
+    monkeypatch.setenv("OTR_PLUGIN_TRACE", "1")
+    handle = attach(handles[0].model)
+    trainer_of(handle.model, folder)
+    handle.detach()
+    told = capsys.readouterr()
+    assert "OTR is active" in told.out
+    assert "replaced transformers.trainer.Trainer.__init__: connects a Trainer to its model" in told.err
+    assert Trainer.__init__ is own
+
+
+def test_each_of_two_successive_trainers_logs_its_own_metrics(folder):
     model = AutoModelForCausalLM.from_pretrained(folder)
     attach(model, OTRConfig(samples=8))
     for steps in (1, 2):
@@ -64,7 +99,7 @@ def test_two_trainers_after_one_another_log_what_is_theirs(folder):
         assert [entry["loss"] for entry in entries] == pytest.approx([entry["otr/nll"] for entry in entries], rel=1e-4)
 
 
-def test_a_trainer_without_an_attached_model_is_none_of_ours(folder, capsys):
+def test_a_trainer_of_another_model_is_unaffected(folder, capsys):
     attach(AutoModelForCausalLM.from_pretrained(folder))
     trainer = trainer_of(AutoModelForCausalLM.from_pretrained(folder), folder, max_steps=1)
     trainer.train()
@@ -73,7 +108,7 @@ def test_a_trainer_without_an_attached_model_is_none_of_ours(folder, capsys):
 
 
 class Weighted(Trainer):
-    """Asks the model for logits, and computes a loss of its own."""
+    """Computes its own loss from the model's logits."""
 
     def compute_loss(self, model, inputs, **_):
         labels = inputs.pop("labels")
@@ -81,14 +116,14 @@ class Weighted(Trainer):
         return torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten())
 
 
-def test_a_trainer_that_goes_past_it_raises(folder):
+def test_a_step_without_otrs_loss_raises(folder):
     model = AutoModelForCausalLM.from_pretrained(folder)
     attach(model)
     with pytest.raises(RuntimeError, match="an optimiser step was taken without OTR's loss"):
         trainer_of(model, folder, kind=Weighted).train()
 
 
-def test_a_loss_of_the_trainers_own_is_refused(folder):
+def test_a_trainer_with_its_own_loss_is_refused(folder):
     model = AutoModelForCausalLM.from_pretrained(folder)
     attach(model)
     with pytest.raises(ValueError, match="the trainer's label_smoother would compute the loss"):

@@ -1,4 +1,4 @@
-"""What a recipe may say beside `plugins: [otr]`, told before any work. A recipe without it is none of ours."""
+"""Recipes with `plugins: [otr]` are checked before any work; recipes without it are unaffected."""
 
 import re
 from importlib.metadata import version
@@ -11,7 +11,8 @@ from trl.scripts.dpo import make_parser as make_dpo_parser
 
 from benchmarks.hosts.host import BIN
 from otr_plugin import OTRConfig
-from otr_plugin.hosts import trl as host
+from otr_plugin.hosts.recipes import SETTINGS_KEY
+from otr_plugin.hosts.trl import adapter
 
 # TRL 1.16's own settings use names that transformers 5.23 calls deprecated.
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")
@@ -42,7 +43,7 @@ def test_a_command_line_overrides_a_recipe(trl, words):
     [
         ({"samples": 0}, "samples should be greater than or equal to 1, got 0"),
         ({"tempratur": 2}, "unknown key 'tempratur': did you mean 'temperature'?"),
-        ("yes", "`otr:` holds settings, such as `samples: 256`; the recipe has 'yes' there"),
+        ("yes", "`otr:` should hold settings, such as `samples: 256`, but the recipe has 'yes' there"),
     ],
     ids=str,
 )
@@ -64,7 +65,7 @@ def test_bad_settings_are_explained(trl, settings, message):
     ],
     ids=str,
 )
-def test_a_loss_elsewhere_is_refused_by_name(trl, changes, fix):
+def test_a_key_that_selects_another_loss_is_refused_by_name(trl, changes, fix):
     with pytest.raises(ValueError, match=rf"`plugins: \[otr\]` trains with One-Token Rollout.*{re.escape(fix)}"):
         parse(trl, **changes)
 
@@ -76,17 +77,17 @@ def test_another_command_is_refused(trl):
 
 @pytest.mark.parametrize("plugins", [None, [], ["another"]], ids=str)
 def test_settings_without_the_plugin_are_refused(trl, plugins):
-    """The script itself drops keys that it does not know."""
+    """The script itself drops unknown keys."""
     with pytest.raises(
-        ValueError, match=r"has `otr:`, but nothing under `plugins:` that reads it \(.*\): it would train without OTR"
+        ValueError, match=r"has `otr:`, but `plugins:` \(.*\) does not name otr, so the run would ignore the settings"
     ):
         parse(trl, plugins=plugins, otr={"samples": 8})
-    with pytest.raises(ValueError, match=r"that reads it .*: it would train without OTR"):
+    with pytest.raises(ValueError, match="so the run would ignore the settings and train without OTR"):
         parse(trl, "--otr.samples=8", plugins=plugins)
 
 
 def test_another_plugin_is_refused(trl):
-    with pytest.raises(ValueError, match=r"the recipe has \['more'\] under `plugins:`; in TRL there is only otr"):
+    with pytest.raises(ValueError, match=r"\['more'\] under `plugins:`, but the only plugin in TRL is otr"):
         parse(trl, plugins=["otr", "more"])
 
 
@@ -97,23 +98,23 @@ def test_a_trainer_with_a_loss_of_its_own_is_refused(trl):
         def compute_loss(self, *args, **kwargs):
             return super().compute_loss(*args, **kwargs)
 
-    with pytest.raises(ValueError, match="otr: Weighted has a compute_loss of its own"):
+    with pytest.raises(ValueError, match="otr: Weighted overrides compute_loss"):
         Weighted(model=str(trl.folder / "model"), args=args)
 
 
-def test_a_trainer_that_changed_stops_it(trl, monkeypatch):
-    """A head that OTR does not know of would be put in unseen."""
+def test_a_trainer_that_cannot_be_patched_stops_the_run(trl, monkeypatch):
+    """Another fused head could otherwise compute the loss unnoticed."""
     from trl.trainer import sft_trainer
 
     args = parse(trl)[1]
-    for name in host.FUSED_HEADS:
+    for name in adapter.FUSED_HEADS:
         monkeypatch.delattr(sft_trainer, name, raising=False)
     message = r"looked for add_fused_lm_head or _patch_chunked_ce_lm_head in trl\.trainer\.sft_trainer"
     with pytest.raises(RuntimeError, match=message):
         SFTTrainer(model=str(trl.folder / "model"), args=args)
 
 
-def test_metrics_of_logits_get_logits_or_are_refused(trl):
+def test_compute_metrics_gets_logits_or_is_refused(trl):
     seen = []
     args, model = parse(trl)[1], str(trl.folder / "model")
     data = load_dataset("json", data_files=str(trl.folder / "pairs.jsonl"), split="train[:4]")
@@ -124,18 +125,18 @@ def test_metrics_of_logits_get_logits_or_are_refused(trl):
         return {}
 
     if version("trl") == "1.9.0":
-        with pytest.raises(ValueError, match=r"otr: TRL 1\.9\.0 would hand compute_metrics sums, for logits"):
+        with pytest.raises(ValueError, match=r"otr: TRL 1\.9\.0 would pass sums instead of logits to compute_metrics"):
             SFTTrainer(model, args=args, **data, compute_metrics=compute_metrics)
     else:
         SFTTrainer(model, args=args, **data, compute_metrics=compute_metrics).evaluate()
         assert seen == [64]
 
 
-def test_a_config_without_settings_is_none_of_ours():
-    assert not hasattr(SFTConfig(use_cpu=True, bf16=False, report_to="none"), host.MARK)
+def test_a_config_without_settings_carries_none():
+    assert not hasattr(SFTConfig(use_cpu=True, bf16=False, report_to="none"), SETTINGS_KEY)
 
 
-def test_a_recipe_without_otr_is_none_of_ours(trl):
+def test_a_recipe_without_otr_is_unaffected(trl):
     recipe = str(trl.recipe("unknown", plugins=["another"], no_such_key=1))
     told = []
     for switch in ("0", "1"):

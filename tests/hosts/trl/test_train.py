@@ -1,14 +1,21 @@
-"""The real script of `trl sft`: its own training with `objective: sft`, metrics too, and OTR's with the defaults."""
+"""With `objective: sft` the script of `trl sft` computes and logs what it does without OTR; with the defaults, OTR."""
 
 import json
 import sys
 
 import pytest
 
-from benchmarks.hosts.host import BIN
-from benchmarks.paths import ROOT
 from otr_plugin.metrics import PREFIX, ROW_METRICS
-from tests.hosts.agreement import ANSWER, EXAMPLES, PROMPT, RECIPE, losses, same_as_the_specification, same_training
+from tests.hosts.agreement import (
+    ANSWER,
+    EXAMPLES,
+    PROMPT,
+    RECIPE,
+    losses,
+    same_after_resume,
+    same_as_the_specification,
+    same_training,
+)
 
 METRICS = {PREFIX + name for name in ROW_METRICS}
 LORA = {"use_peft": True, "lora_r": 4, "lora_target_modules": ["q_proj", "v_proj"], "lora_dropout": 0.1}
@@ -40,7 +47,7 @@ TRLS_OWN = ("entropy", "mean_token_accuracy", "num_tokens", "aux_loss")
 
 @pytest.fixture(scope="module")
 def plain(trl):
-    """Without so much as the plugin's `.pth`."""
+    """Runs without OTR, with the autoload switched off."""
     trl.train_each({f"plain {name}": recipe for name, recipe in RECIPES.items()}, env={"OTR_PLUGIN_AUTOLOAD": "0"})
 
 
@@ -54,7 +61,7 @@ def ours(trl):
 
 
 def same_metrics(ours, plain):
-    """TRL's own, of training and of evaluation."""
+    """TRL's own metrics of training and of evaluation are equal."""
     for entry, own in zip(ours, plain, strict=True):
         assert entry.keys() >= own.keys()
         for metric in [key for key in own if key.removeprefix("eval_") in (*TRLS_OWN, "loss")]:
@@ -76,7 +83,7 @@ def test_otr_is_what_the_specification_says(trl):
     same_as_the_specification(log, trl.folder / "model")
 
 
-def test_every_step_tells_what_otr_does(trl):
+def test_every_step_logs_otrs_metrics(trl):
     otr = {
         "plugins": ["otr"],
         "otr": {"samples": 32},
@@ -96,7 +103,7 @@ def test_every_step_tells_what_otr_does(trl):
     assert [entry["eval_loss"] for entry in log if "eval_loss" in entry]
 
 
-def test_bfloat16_is_float32_within_its_own_rounding(trl, ours):
+def test_bfloat16_equals_float32_within_its_rounding(trl, ours):
     (loss, norm), (want_loss, want_norm) = (losses(trl.log_of(name))[0] for name in ("bfloat16", "ours full"))
     assert loss == pytest.approx(want_loss, rel=2**-8)
     assert norm == pytest.approx(want_norm, rel=2**-8)
@@ -115,14 +122,24 @@ model = AutoModelForCausalLM.from_pretrained(paths.model_name_or_path)
 attach(model, OTRConfig(samples=16), seed=arguments.seed)
 data = load_dataset("json", data_files=sys.argv[2], split="train")
 trainer = SFTTrainer(model, arguments, train_dataset=data)
-trainer.train()
+trainer.train(resume_from_checkpoint=arguments.resume_from_checkpoint)
 trainer.save_state()
 """
 
 
+def test_a_resumed_run_equals_an_unbroken_one(trl):
+    """In Python, because the script of `trl sft` cannot resume before TRL 1.16."""
+    recipe = {"save_strategy": "steps", "save_steps": 3}
+    checkpoint = str(trl.folder / "unbroken" / "checkpoint-3")
+    for name, changes in (("unbroken", {}), ("resumed", {"resume_from_checkpoint": checkpoint})):
+        path = str(trl.recipe(name, **recipe, **changes))
+        trl.call(sys.executable, "-c", ATTACHED, path, str(trl.folder / "pairs.jsonl"))
+    same_after_resume(*(trl.folder / name / "checkpoint-6" for name in ("unbroken", "resumed")))
+
+
 @pytest.mark.parametrize("autoload", ["1", "0"])
 def test_an_attached_model_trains_as_its_recipe_does(trl, ours, autoload):
-    """Also without the `.pth`: SFTTrainer's own head would otherwise compute plain cross entropy, unseen."""
+    """Also with the autoload switched off, where SFTTrainer's own head could compute plain cross entropy unnoticed."""
     recipe = trl.recipe("attached")
     data = str(trl.folder / "pairs.jsonl")
     done = trl.call(sys.executable, "-c", ATTACHED, str(recipe), data, env={"OTR_PLUGIN_AUTOLOAD": autoload})
@@ -131,25 +148,6 @@ def test_an_attached_model_trains_as_its_recipe_does(trl, ours, autoload):
     want = trl.log_of("otr")
     same_training(log, want, norms=1e-6)
     assert [entry["otr/objective"] for entry in log if "loss" in entry] == [entry["otr/objective"] for entry in want]
-
-
-def test_two_ranks(trl):
-    two = (
-        str(BIN / "torchrun"),
-        "--nproc_per_node=2",
-        str(ROOT / "tests" / "distributed" / "trl_ranks.py"),
-        "--config",
-    )
-    env = {"ACCELERATE_USE_CPU": "true"}
-    logs = []
-    for name, recipe in {"plain": {}, "ours": SFT}.items():
-        path = str(trl.recipe(name, save_strategy="steps", save_steps=1000, **recipe))
-        printed = trl.call(*two, path, env=env).stdout
-        logs.append(trl.log_of(name))
-    plain, ours = logs
-    assert printed.count("OTR is active: objective sft") == 1, "said once, by the first rank"
-    same_training(ours, plain, norms=5e-5)
-    same_metrics(ours, plain)
 
 
 LIGER_ON_CPU = """

@@ -1,4 +1,4 @@
-"""Axolotl: `plugins: [otr]`, with settings under `otr:`. Run with the versions in TRIED."""
+"""Axolotl: `plugins: [otr]`, with settings under `otr:`."""
 
 from __future__ import annotations
 
@@ -9,68 +9,68 @@ from axolotl.utils.logging import get_logger
 from pydantic import BaseModel, Field, model_validator
 
 from otr_plugin.config import OTRConfig
-from otr_plugin.hosts.common import refuse, said_elsewhere, untried
-from otr_plugin.hosts.trainer import join
+from otr_plugin.hosts.recipes import conflicts, names_otr, refuse_conflicts, untried_version
+from otr_plugin.hosts.transformers.adapter import attach_and_connect
 
-LOG = get_logger("axolotl.otr")  # Axolotl shows the log lines of its own loggers
+LOG = get_logger("axolotl.otr")  # Axolotl shows only its own loggers' messages
 TRIED = ("0.19.0",)
 
-# Keys with which Axolotl would compute the loss elsewhere, and what to do about each.
-LOSS_ELSEWHERE = {
+# Keys with which Axolotl computes another loss, and the fix for each.
+OTHER_LOSSES = {
     "liger_fused_linear_cross_entropy": "set it to false; Liger's norm, rope and SwiGLU kernels can stay",
     "liger_cross_entropy": "set it to false; Liger's norm, rope and SwiGLU kernels can stay",
     "liger_use_token_scaling": "set it to false; `otr: {objective: dft}` weights tokens the same way",
-    "cut_cross_entropy": "set it to false, or remove its plugin; OTR holds no whole logits either",
-    "chunked_cross_entropy": "set it to false; OTR holds no whole logits either",
+    "cut_cross_entropy": "set it to false, or remove its plugin; OTR does not hold whole logits either",
+    "chunked_cross_entropy": "set it to false; OTR does not hold whole logits either",
     "use_eaft": "set it to false",
     "kd_trainer": "remove it: distillation has a loss of its own",
     "orpo_alpha": "remove it: ORPO has a loss of its own",
     "rl": "remove it: preference and RL trainers have losses of their own",
     "reward_model": "set it to false: a reward model has a loss of its own",
     "process_reward_model": "set it to false: a reward model has a loss of its own",
-    "label_smoothing_factor": "set it to 0: the trainer would compute the loss",
-    "trainer_cls": "remove it: a trainer of your own may compute the loss",
+    "label_smoothing_factor": "set it to 0: with label smoothing the trainer computes the loss",
+    "trainer_cls": "remove it: a custom trainer may compute its own loss",
     "unsloth_cross_entropy_loss": "set it to false",
 }
-PLUGINS_ELSEWHERE = {
+# Plugins with which Axolotl computes another loss: the key that switches that loss off, if there is one, and the fix.
+OTHER_LOSS_PLUGINS = {
     "CutCrossEntropyPlugin": ("cut_cross_entropy", "remove the plugin, or set cut_cross_entropy: false"),
     "DiffusionPlugin": (None, "remove the plugin: diffusion has a loss of its own"),
 }
 
 
 class OTRArgs(BaseModel):
-    """What the plugin adds to a recipe."""
+    """The keys that the plugin adds to Axolotl's recipes."""
 
     otr: OTRConfig | None = Field(None, description="Settings of One-Token Rollout; all have defaults.")
 
     @model_validator(mode="before")
     @classmethod
-    def read(cls, recipe: Any) -> Any:
-        if not any(name in ("otr", "otr_plugin.OTRPlugin") for name in recipe.get("plugins") or []):
-            return recipe  # Axolotl keeps the plugins of earlier recipes in the same process
+    def check(cls, recipe: Any) -> Any:
+        if not names_otr(recipe):
+            return recipe  # Axolotl also validates with the plugins of earlier recipes in the same process
         dotted = [key for key in recipe if isinstance(key, str) and key.startswith("otr.")]
-        if dotted:  # a sweep's: `otr.samples: [16, 256]` becomes a key of that name, which Axolotl would drop
+        if dotted:  # a sweep over `otr.samples: [16, 256]` writes such a key, which Axolotl would drop as unknown
             settings = dict(recipe.get("otr") or {}) | {key.removeprefix("otr."): recipe[key] for key in dotted}
             recipe = {key: value for key, value in recipe.items() if key not in dotted} | {"otr": settings}
-        problems = said_elsewhere(recipe, LOSS_ELSEWHERE)
+        problems = conflicts(recipe, OTHER_LOSSES)
         for name in recipe.get("plugins") or []:
-            key, fix = PLUGINS_ELSEWHERE.get(name.rsplit(".", 1)[-1], (None, None))
+            key, fix = OTHER_LOSS_PLUGINS.get(name.rsplit(".", 1)[-1], (None, None))
             if fix and (key is None or recipe.get(key) is None):
                 problems.append(f"`{name}` in plugins: {fix}")
-        refuse(problems)
+        refuse_conflicts(problems)
         return recipe
 
 
 class OTRPlugin(BasePlugin):
     def get_input_args(self) -> str:
-        return "otr_plugin.hosts.axolotl.OTRArgs"
+        return f"{OTRArgs.__module__}.{OTRArgs.__qualname__}"
 
     def register(self, cfg: Any) -> None:
-        if warning := untried("axolotl", TRIED):
+        if warning := untried_version("axolotl", TRIED):
             LOG.warning(warning)
 
     def add_callbacks_post_trainer(self, cfg: Any, trainer: Any) -> list[Any]:
         settings = cfg.otr.to_dict() if cfg.otr else {}
-        handle = join(trainer, OTRConfig(**settings))
-        LOG.info(handle.describe())
-        return []
+        LOG.info(attach_and_connect(trainer, OTRConfig(**settings)).describe())
+        return []  # attach_and_connect has added the callback already

@@ -1,0 +1,115 @@
+"""LLaMA-Factory: `plugins: [otr]` and an `otr:` block in its YAML.
+
+The patched parser takes the two keys out of the recipe and leaves the settings on the parsed arguments. A trainer that
+finds them there attaches OTR to its model.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+from collections.abc import Callable
+from importlib.metadata import version
+from types import ModuleType
+from typing import Any
+
+from otr_plugin.hosts.patching import is_marked, marked, replace
+from otr_plugin.hosts.recipes import SETTINGS_KEY, conflicts, read_settings, refuse_conflicts, untried_version
+from otr_plugin.hosts.transformers.adapter import attach_and_connect
+
+TRIED = ("0.9.5",)
+TRAINERS = {
+    "sft": ("llamafactory.train.sft.trainer", "CustomSeq2SeqTrainer"),
+    "pt": ("llamafactory.train.pt.trainer", "CustomTrainer"),
+}
+# Keys with which LLaMA-Factory computes another loss, and the fix for each.
+OTHER_LOSSES = {
+    "use_dft_loss": "set it to false; `otr: {objective: dft}` is that loss, without whole logits",
+    "use_eaft_loss": "set it to false",
+    "use_asft_loss": "set it to false",
+    "use_unsloth": "set it to false: Unsloth's forward computes the loss without calling the model's head",
+    "use_mca": "set it to false: Megatron's trainer computes the loss",
+    "use_hyper_parallel": "set it to false: its trainer computes the loss",
+    "use_kt": "set it to false: OTR has not been tested with KTransformers' trainer",
+    "label_smoothing_factor": "set it to 0: with label smoothing the trainer computes the loss",
+}
+
+
+def patch_parser(parser_module: ModuleType) -> None:
+    """llamafactory.hparams.parser"""
+    original, read_args = getattr(parser_module, "_parse_args", None), getattr(parser_module, "read_args", None)
+    if original is None or read_args is None:  # the parser then rejects a recipe with OTR's keys as not used
+        return
+
+    @functools.wraps(original)
+    def parse_args(parser: Any, args: Any = None, allow_extra_keys: bool = False) -> Any:
+        args = read_args(args)
+        if not isinstance(args, dict) or not ({"plugins", SETTINGS_KEY} & args.keys()):
+            return original(parser, args, allow_extra_keys)
+        recipe = dict(args)
+        config = read_settings("LLaMA-Factory", recipe.pop("plugins", None), recipe.pop(SETTINGS_KEY, None))
+        _refuse_other_losses(recipe)
+        parsed = original(parser, recipe, allow_extra_keys)
+        for part in parsed:
+            if type(part).__name__ == "FinetuningArguments":
+                _require_patched_trainer(part.stage)
+            setattr(part, SETTINGS_KEY, config)
+        return parsed
+
+    replace(parser_module, "_parse_args", parse_args, "the keys plugins and otr, which the parser does not know")
+
+
+def patch_trainer(trainer_module: ModuleType) -> None:
+    """llamafactory.train.sft.trainer and llamafactory.train.pt.trainer"""
+    for name in {name for _, name in TRAINERS.values()} & vars(trainer_module).keys():
+        trainer = getattr(trainer_module, name)
+        replace(trainer, "__init__", _init_with_otr(trainer.__init__), "attaches OTR if the recipe has its settings")
+
+
+def patch_liger(liger_module: ModuleType) -> None:
+    """llamafactory.model.model_utils.liger_kernel"""
+    original = getattr(liger_module, "apply_liger_kernel", None)
+    if original is None:  # Liger's fused loss then bypasses the model's head, and the first training step raises
+        return
+
+    @functools.wraps(original)
+    def apply_liger_kernel(config: Any, model_args: Any, is_trainable: bool, require_logits: bool) -> Any:
+        # require_logits leaves Liger's fused loss out.
+        return original(config, model_args, is_trainable, require_logits or hasattr(model_args, SETTINGS_KEY))
+
+    replace(liger_module, "apply_liger_kernel", apply_liger_kernel, "leaves Liger's fused loss out of runs with OTR")
+
+
+def _refuse_other_losses(recipe: dict[str, Any]) -> None:
+    problems = conflicts(recipe, OTHER_LOSSES)
+    stage = recipe.get("stage", "sft")
+    if stage not in TRAINERS:
+        problems.append(f"`stage: {stage}`: set it to sft or pt; the others have losses of their own")
+    refuse_conflicts(problems)
+
+
+def _require_patched_trainer(stage: str) -> None:
+    """Without a patched trainer, nothing would read the settings."""
+    module, name = TRAINERS[stage]
+    trainer = getattr(importlib.import_module(module), name, None)
+    if not is_marked(getattr(trainer, "__init__", None)):
+        raise RuntimeError(
+            f"otr: looked for {name} in {module}, whose __init__ attaches OTR, but did not find it as in LLaMA-Factory "
+            f"{', '.join(TRIED)}; {version('llamafactory')} is installed. Nothing is trained."
+        )
+
+
+def _init_with_otr(original: Callable[..., None]) -> Callable[..., None]:
+    @functools.wraps(original)
+    def init(self: Any, *args: Any, **kwargs: Any) -> None:
+        original(self, *args, **kwargs)
+        config = getattr(self.finetuning_args, SETTINGS_KEY, None)
+        if config is not None:
+            from llamafactory.extras import logging
+
+            log = logging.get_logger("llamafactory.otr")
+            if warning := untried_version("llamafactory", TRIED):
+                log.warning_rank0(warning)
+            log.info_rank0(attach_and_connect(self, config).describe())
+
+    return marked(init)

@@ -1,0 +1,175 @@
+"""ms-swift: `loss_type: otr`, with settings as variables such as `OTR_SAMPLES` under `ENV:` or in the shell.
+
+Swift gives a registered loss whole logits, which OTR never holds. The loss registered here is therefore a placeholder:
+it registers a callback, which attaches OTR to the trainer's model and removes the placeholder. Labels then stay in the
+batch, the attached model computes the loss, and swift treats it (accumulation, ranks) like the loss of plain SFT.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import sys
+from importlib import import_module
+from importlib.metadata import version
+from types import ModuleType
+from typing import Any
+
+from swift.callbacks import TrainerCallback, callbacks_map
+from swift.loss import BaseLoss, loss_map
+from swift.loss_scale import get_loss_scale
+from swift.metrics import MeanMetric
+from swift.template import Template
+from swift.utils import get_logger
+
+from otr_plugin.config import OTRConfig
+from otr_plugin.hosts.patching import is_marked, marked, replace, trace
+from otr_plugin.hosts.recipes import conflicts, refuse_conflicts, untried_version
+from otr_plugin.hosts.swift.start import IN_MEGATRON, LOSS_TYPE, VARIABLE, asks_for_otr, variables
+from otr_plugin.hosts.transformers.adapter import attach_and_connect
+from otr_plugin.metrics import TOKEN_COUNT
+
+TRIED = ("4.6.0",)
+ATTACH = "otr_attach"  # the name of AttachCallback among swift's callbacks
+# Keys with which swift computes another loss, and the fix for each.
+OTHER_LOSSES = {
+    "rlhf_type": "run `swift sft`; preference and RL trainers have losses of their own",
+    "enable_dft_loss": "set it to false; `OTR_OBJECTIVE: dft` is that loss, without whole logits",
+    "enable_channel_loss": "set it to false: it takes every token's loss from whole logits",
+    "label_smoothing_factor": "set it to 0: with label smoothing the trainer computes the loss",
+}
+
+
+def add_loss_type() -> None:
+    """For a file under `external_plugins`, which works also where the autoload is switched off."""
+    if "swift.megatron" in sys.modules:
+        raise ValueError(IN_MEGATRON)
+    patch_trainer_factory(import_module("swift.trainers.trainer_factory"))
+
+
+def patch_trainer_factory(factory_module: ModuleType) -> None:
+    """swift.trainers.trainer_factory"""
+    factory: Any = getattr(factory_module, "TrainerFactory", None)
+    original = getattr(factory, "get_training_args", None)
+    if original is None:
+        raise RuntimeError(
+            "otr: looked for TrainerFactory.get_training_args in swift.trainers.trainer_factory, but did not find it "
+            f"as in ms-swift {', '.join(TRIED)}; {version('ms-swift')} is installed. Nothing is trained."
+        )
+    if is_marked(original):
+        return
+
+    @functools.wraps(original)
+    def get_training_args(args: Any) -> Any:
+        check(args)  # here every argument is final, and no weight is loaded yet
+        return original(args)
+
+    why = "checks recipes with OTR before any weight is loaded"
+    replace(factory, "get_training_args", staticmethod(marked(get_training_args)), why)
+    loss_map[LOSS_TYPE], callbacks_map[ATTACH] = OTRLoss, AttachCallback
+    trace(f"{__name__} added {LOSS_TYPE!r} to swift.loss.loss_map and {ATTACH!r} to swift.callbacks.callbacks_map")
+
+
+def settings() -> OTRConfig:
+    """OTR's settings in the environment. Swift turns values under ENV into text: null becomes "None"."""
+    found = {_setting(name): value for name, value in variables().items()}
+    try:
+        return OTRConfig(**{key: None if value in ("None", "null", "") else value for key, value in found.items()})
+    except ValueError as error:
+        raise ValueError(
+            f"otr: a setting is a variable under `ENV:` or in the shell, {VARIABLE} and the setting's name in "
+            f"capitals: {error}"
+        ) from None
+
+
+def _setting(variable: str) -> str:
+    return variable.upper().removeprefix(VARIABLE).lower()
+
+
+def check(args: Any) -> None:
+    """Refuse a recipe that has OTR's settings without its loss, or its loss beside another one."""
+    if not asks_for_otr(args):
+        unread = [name for name in sorted(variables()) if _setting(name) in OTRConfig.model_fields]
+        if unread:
+            raise ValueError(
+                f"otr: {', '.join(unread)} under `ENV:` or in the shell, but `loss_type: {args.loss_type}`: the run "
+                "would train without OTR. Add `loss_type: otr`, or remove the setting."
+            )
+        return
+    problems = conflicts(vars(args), OTHER_LOSSES)
+    weighs = args.is_binary_loss_scale is None and not get_loss_scale(args.loss_scale).is_binary_loss_scale
+    for key, wrong, fix in (
+        ("task_type", args.task_type != "causal_lm", "set it to causal_lm: the others have losses of their own"),
+        (
+            "tuner_backend",
+            args.tuner_backend == "unsloth",
+            "set it to peft: Unsloth computes the loss without calling the model's head",
+        ),
+        (
+            "sequence_parallel_size",
+            args.sequence_parallel_size > 1,
+            "set it to 1: sequence parallelism computes the loss from whole logits",
+        ),
+        ("loss_scale", weighs, "choose one of zeros and ones, such as default or last_round: OTR has no token weights"),
+        ("is_binary_loss_scale", args.is_binary_loss_scale is False, "remove it: OTR has no token weights"),
+    ):
+        if wrong:
+            problems.append(f"`{key}: {getattr(args, key)}`: {fix}")
+    refuse_conflicts(problems, "`loss_type: otr`")
+    settings()
+
+
+class OTRLoss(BaseLoss):
+    """The placeholder behind `loss_type: otr`. Swift makes it before the trainer has its model."""
+
+    def __init__(self, args: Any, trainer: Any) -> None:
+        super().__init__(args, trainer)
+        if args.use_liger_kernel:  # Liger's kernels stay, but for its losses
+            losses = {"fused_linear_cross_entropy": False, "cross_entropy": False}
+            args.liger_kernel_config = {**(args.liger_kernel_config or {}), **losses}
+        args.callbacks = [*args.callbacks, ATTACH]
+
+    def __call__(self, *_: Any, **__: Any) -> Any:
+        raise RuntimeError(
+            "otr: looked for a call of on_init_end on the trainer's callbacks, which attaches OTR to the model, as in "
+            f"ms-swift {', '.join(TRIED)}; {version('ms-swift')} made none. Nothing is trained."
+        )
+
+
+class AttachCallback(TrainerCallback):
+    """Attaches OTR at the end of the trainer's __init__, when the trainer has its model and nothing is trained yet."""
+
+    def on_init_end(self, *_: Any, **__: Any) -> None:
+        trainer, template, log = self.trainer, self.trainer.template, get_logger()
+        if type(template).compute_sft_loss is not Template.compute_sft_loss:
+            raise ValueError(
+                f"otr: {type(template).__name__} computes a loss of its own, and the run would not train with OTR. "
+                "Choose another template."
+            )
+        trainer.compute_loss_func = None  # so that the trainer leaves the labels to the model
+        if warning := untried_version("ms-swift", TRIED):
+            log.warning(warning)
+        handle = attach_and_connect(trainer, settings())
+        handle.transform_output = self.transform_output
+        if trainer.args.acc_strategy == "token":
+            for metrics in trainer.custom_metrics.values():
+                metrics["token_acc"] = TokenAccuracy(nan_value=None, device=trainer.args.device)
+        log.info(handle.describe())
+
+    def transform_output(self, call: Any, output: Any) -> Any:
+        """Feed swift's accuracy from OTR's counts; swift would compute it from logits, which do not exist."""
+        metric = self.trainer.custom_metrics["train" if self.trainer.model.training else "eval"].get("token_acc")
+        if isinstance(metric, TokenAccuracy):
+            metric.state, metric.count = metric.state + call.sums["accuracy"], metric.count + call.sums[TOKEN_COUNT]
+        return dataclasses.replace(output, logits=None)
+
+
+class TokenAccuracy(MeanMetric):
+    """Swift's mean, whose sums stay on the device until they are logged."""
+
+    state: Any
+    count: Any
+
+    def compute(self) -> Any:
+        self.state, self.count = float(self.state), int(self.count)
+        return super().compute()

@@ -1,0 +1,222 @@
+"""TRL: `plugins: [otr]` and an `otr:` block in the YAML of `trl sft`; and SFTTrainer with an attached model.
+
+The patched parser takes the two keys out of the recipe and leaves the settings on the SFTConfig. An SFTTrainer that
+finds them there, or that is constructed with an attached model, trains with OTR. TRL's own fused head would compute the
+loss without calling the model's head, so it is left out, and OTR fills in the output that SFTTrainer expects from it.
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+from types import ModuleType
+from typing import Any
+
+from torch import Tensor
+from transformers.utils import ModelOutput
+
+from otr_plugin.autoload import patch_trainers
+from otr_plugin.config import OTRConfig
+from otr_plugin.hosts.patching import is_marked, marked, replace
+from otr_plugin.hosts.recipes import (
+    SETTINGS_KEY,
+    asks_for_otr,
+    conflicts,
+    read_settings,
+    refuse_conflicts,
+    untried_version,
+)
+from otr_plugin.hosts.transformers.adapter import attach_and_connect
+from otr_plugin.hosts.trl.start import recipe_in
+from otr_plugin.metrics import TOKEN_COUNT
+from otr_plugin.model.attach import attached_handle
+from otr_plugin.model.handle import Call
+
+TRIED = ("1.9.0", "1.16.0")
+OPTION = f"--{SETTINGS_KEY}."
+# Functions with which TRL puts its own fused head into a model: from 1.16 on for every loss, before for chunked_nll.
+CHUNKED_HEAD = "_patch_chunked_ce_lm_head"
+FUSED_HEADS = ("add_fused_lm_head", CHUNKED_HEAD)
+# Arguments that SFTTrainer passes to the model's forward for its fused head or for Liger's.
+FUSED_HEAD_ARGUMENTS = ("fused_lm_head", "skip_logits", "return_token_accuracy", "use_token_scaling")
+OTHER_LOSSES = {"label_smoothing_factor": "set it to 0: with label smoothing the trainer computes the loss"}
+PLAIN_LOSSES = (None, "nll", "chunked_nll")  # cross entropy, computed by a head that OTR replaces
+
+
+def patch_parser(parser_module: ModuleType) -> None:
+    """trl.scripts.utils"""
+    parser: Any = parser_module.TrlParser
+    original_defaults, original_parse = parser.set_defaults_with_config, parser.parse_args_and_config
+
+    @functools.wraps(original_defaults)
+    def set_defaults_with_config(self: Any, **recipe: Any) -> Any:
+        if asks_for_otr(recipe):
+            recipe = {key: value for key, value in recipe.items() if key not in ("plugins", SETTINGS_KEY)}
+        return original_defaults(self, **recipe)
+
+    @functools.wraps(original_parse)
+    def parse_args_and_config(self: Any, args: Any = None, *rest: Any, **options: Any) -> Any:
+        args, overrides = _overrides(list(sys.argv[1:] if args is None else args))
+        recipe = recipe_in(args)
+        parsed = original_parse(self, args, *rest, **options)
+        if asks_for_otr(recipe) or overrides:
+            _carry(read_settings("TRL", recipe.get("plugins"), recipe.get(SETTINGS_KEY), overrides), parsed)
+        return parsed
+
+    why = "the keys plugins and otr, which the parser does not know"
+    replace(parser, "set_defaults_with_config", set_defaults_with_config, why)
+    replace(parser, "parse_args_and_config", parse_args_and_config, why)
+
+
+def patch_trainer(trainer_module: ModuleType) -> None:
+    """trl.trainer.sft_trainer"""
+    trainer: Any = trainer_module.SFTTrainer
+    original = trainer.__init__
+    if is_marked(original):
+        return
+
+    @functools.wraps(original)
+    def init(self: Any, *given: Any, **named: Any) -> None:
+        # Looked up by name or by place, not by signature: Unsloth's SFTTrainer takes `*args, **kwargs`.
+        model, args = (named.get(name, next(iter(given[i:]), None)) for i, name in enumerate(("model", "args")))
+        handle = attached_handle(model)
+        settings = getattr(args, SETTINGS_KEY, None)
+        if settings is None and handle is None:
+            original(self, *given, **named)
+            return
+        if type(self).compute_loss is not trainer.compute_loss:
+            raise ValueError(
+                f"otr: {type(self).__name__} overrides compute_loss, but OTR provides only the output that the "
+                "compute_loss of SFTTrainer reads. Use SFTTrainer, or a subclass that does not override compute_loss."
+            )
+        if args is not None:
+            _leave_the_loss_to_the_model(args, trainer_module)
+        with _without_fused_head(trainer_module):
+            original(self, *given, **named)
+        if hasattr(trainer_module, CHUNKED_HEAD) and self.compute_metrics is not None:
+            raise ValueError(
+                f"otr: TRL {version('trl')} would pass sums instead of logits to compute_metrics, because OTR never "
+                "holds whole logits. Leave compute_metrics out, or use TRL 1.16, which computes logits for it."
+            )
+        if settings is not None:
+            handle = attach_and_connect(self, OTRConfig(**settings))
+            self.accelerator.print(handle.describe())
+        assert handle is not None
+        handle.transform_output = functools.partial(_output_for_trainer, handle.model.config.get_text_config())
+        handle.extra_arguments = FUSED_HEAD_ARGUMENTS
+        handle.evaluation_needs_logits = False  # SFTTrainer gets logits for compute_metrics by a call without labels
+        if warning := untried_version("trl", TRIED):
+            self.accelerator.print(warning)
+
+    replace(trainer, "__init__", marked(init), "attaches OTR if the recipe has its settings or the model is attached")
+
+
+def _overrides(args: list[str]) -> tuple[list[str], dict[str, Any]]:
+    """A command line without OTR's options, and these options: `--otr.samples 16` or `--otr.samples=16`."""
+    import yaml
+
+    rest, found = [], {}
+    words = iter(args)
+    for word in words:
+        if not word.startswith(OPTION):
+            rest.append(word)
+            continue
+        name, equals, value = word.removeprefix(OPTION).partition("=")
+        if not equals:
+            value = next(words, "")
+        found[name.replace("-", "_")] = yaml.safe_load(value)
+    return rest, found
+
+
+def _carry(config: OTRConfig, parsed: Any) -> None:
+    """Put the settings on the SFTConfig, as plain values, so that it can be saved and loaded without this package."""
+    args = next((part for part in parsed if type(part).__name__ == "SFTConfig"), None)
+    if args is None:
+        raise ValueError("otr: `plugins: [otr]` is for `trl sft`: TRL's other commands have losses of their own.")
+    refuse_conflicts(_other_losses(args))
+    setattr(args, SETTINGS_KEY, config.model_dump())
+    patch_trainers("a TRL recipe")
+
+
+def _other_losses(args: Any) -> list[str]:
+    problems = conflicts(vars(args), OTHER_LOSSES)
+    if args.loss_type not in PLAIN_LOSSES:
+        fix = "remove it" + ("; `otr: {objective: dft}` is that loss" if args.loss_type == "dft" else "")
+        problems.append(f"`loss_type: {args.loss_type}`: {fix}")
+    if (args.liger_kernel_config or {}).get("fused_linear_cross_entropy"):
+        problems.append(
+            "`fused_linear_cross_entropy` in liger_kernel_config: set it to false; Liger's other kernels can stay"
+        )
+    return problems
+
+
+def _leave_the_loss_to_the_model(args: Any, trainer_module: ModuleType) -> None:
+    """Switch Liger's fused loss off, and make SFTTrainer read its metrics from sums, which OTR has, not from logits."""
+    refuse_conflicts(_other_losses(args))
+    if args.use_liger_kernel:
+        args.liger_kernel_config = {**(args.liger_kernel_config or {}), "fused_linear_cross_entropy": False}
+    elif hasattr(trainer_module, CHUNKED_HEAD):
+        args.loss_type = "chunked_nll"
+
+
+@contextmanager
+def _without_fused_head(trainer_module: ModuleType) -> Iterator[None]:
+    """Keep SFTTrainer.__init__ from putting TRL's fused head into its model."""
+    found = [name for name in FUSED_HEADS if hasattr(trainer_module, name)]
+    if not found:
+        raise RuntimeError(
+            f"otr: looked for {' or '.join(FUSED_HEADS)} in {trainer_module.__name__}, with which TRL "
+            f"{', '.join(TRIED)} put their own fused head into a model, but found neither; TRL {version('trl')} is "
+            "installed. Nothing is trained."
+        )
+    originals = {name: getattr(trainer_module, name) for name in found}
+    for name in found:
+        setattr(trainer_module, name, lambda *_, **__: None)
+    try:
+        yield
+    finally:
+        for name, function in originals.items():
+            setattr(trainer_module, name, function)
+
+
+@dataclass
+class SFTOutput(ModelOutput):
+    """The fields that SFTTrainer reads from a model's output. Sums over trained tokens where it would sum tensors."""
+
+    loss: Tensor | None = None
+    aux_loss: Tensor | None = None
+    # From TRL 1.16 on, which computes the loss as -log_probs.sum() / tokens:
+    log_probs: Tensor | None = None
+    label_mask: Tensor | None = None
+    entropy: Tensor | None = None
+    is_top1: Tensor | None = None
+    # Before TRL 1.16:
+    num_valid_tokens: Tensor | None = None
+    entropy_sum: Tensor | None = None
+    num_correct_tokens: Tensor | None = None
+    token_accuracy: Tensor | None = None  # the name in Liger's output
+
+
+def _output_for_trainer(config: Any, call: Call, output: Any) -> SFTOutput:
+    assert call.loss is not None
+    loss, aux_loss = call.loss, getattr(output, "aux_loss", None)
+    if aux_loss is not None:  # with the config's weight, as in TRL: the model may have kept an older one
+        loss = loss + config.router_aux_loss_coef * aux_loss
+    count, entropy, correct = (call.sums[name] for name in (TOKEN_COUNT, "entropy", "accuracy"))
+    items = count.clamp(min=1) if call.num_items is None else call.num_items
+    return SFTOutput(
+        loss=loss,
+        aux_loss=aux_loss,
+        log_probs=-call.loss * items,
+        label_mask=count,
+        entropy=entropy,
+        is_top1=correct,
+        num_valid_tokens=count,
+        entropy_sum=entropy,
+        num_correct_tokens=correct,
+        token_accuracy=correct / count.clamp(min=1),
+    )

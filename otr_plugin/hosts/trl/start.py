@@ -1,0 +1,49 @@
+"""TRL, when a process imports it. It has no plugins, so its patched parser reads `plugins:` and `otr:`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from otr_plugin.hosts.patching import adapter, or_else, replace
+from otr_plugin.hosts.recipes import asks_for_otr
+
+
+def recipe_in(command_line: list[str]) -> Any:
+    """The recipe that `--config` names on a command line of TRL's; {} without one."""
+    if "--config" not in command_line[:-1]:
+        return {}
+    import yaml
+
+    return yaml.safe_load(Path(command_line[command_line.index("--config") + 1]).read_text()) or {}
+
+
+def _refuse_recipes(module: ModuleType, error: Exception) -> None:
+    """Whatever the parser does with a recipe, it is constructed before it reads one."""
+    parser = getattr(module, "TrlParser", None)
+    if parser is None:
+        return
+    original = parser.__init__
+
+    def init(self: Any, *args: Any, **kwargs: Any) -> None:
+        original(self, *args, **kwargs)
+        if asks_for_otr(recipe_in(sys.argv)):
+            raise RuntimeError(f"otr: TRL cannot train with OTR: {error!r}") from error
+
+    replace(parser, "__init__", init, "an error for recipes with OTR, as the parser could not be patched")
+
+
+@or_else(_refuse_recipes)
+def patch_parser(module: ModuleType) -> None:
+    """`plugins:` and `otr:` are read here; TRL would pass them to `accelerate launch`, or drop them."""
+    adapter("trl").patch_parser(module)
+
+
+def patch_trainer(module: ModuleType) -> None:
+    """An SFTTrainer that has OTR's settings, or an attached model, trains with OTR instead of its own fused head."""
+    adapter("trl").patch_trainer(module)
+
+
+PATCHES = {"trl.scripts.utils": patch_parser, "trl.trainer.sft_trainer": patch_trainer}

@@ -1,0 +1,33 @@
+"""Two processes that run the script of `trl sft`, on gloo."""
+
+import pytest
+
+from benchmarks.hosts.host import BIN
+from benchmarks.hosts.trl import TRL
+from benchmarks.paths import ROOT
+from tests.hosts.agreement import same_training
+from tests.hosts.trl.test_train import SFT, same_metrics
+
+
+@pytest.fixture(scope="module")
+def trl(tmp_path_factory):
+    return TRL(tmp_path_factory.mktemp("trl"))
+
+
+def test_sft_on_two_ranks_is_the_hosts_own_training(trl):
+    two = (
+        str(BIN / "torchrun"),
+        "--nproc_per_node=2",
+        str(ROOT / "tests" / "distributed" / "trl_ranks.py"),
+        "--config",
+    )
+    env = {"ACCELERATE_USE_CPU": "true"}
+    logs = []
+    for name, recipe in {"plain": {}, "ours": SFT}.items():
+        path = str(trl.recipe(name, save_strategy="steps", save_steps=1000, **recipe))
+        printed = trl.call(*two, path, env=env).stdout
+        logs.append(trl.log_of(name))
+    plain, ours = logs
+    assert printed.count("OTR is active: objective sft") == 1, "said once, by the first rank"
+    same_training(ours, plain, norms=5e-5)
+    same_metrics(ours, plain)
