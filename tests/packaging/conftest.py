@@ -5,21 +5,22 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import sysconfig
 from pathlib import Path
 
 import pytest
 
 from benchmarks.paths import ROOT
 
-# A user's shell has no variable that adds this checkout to Python's path.
-ENV = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
 
+def run(*command: str | Path, folder: Path, umask: int = -1, env: dict[str, str] | None = None) -> str:
+    """Run a command, fail the test if the command fails, and return everything that it printed.
 
-def run(*command: str | Path, folder: Path, umask: int = -1) -> str:
-    """Run a command without PYTHONPATH, fail the test if the command fails, and return what it printed."""
-    done = subprocess.run(command, cwd=folder, env=ENV, umask=umask, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, f"{command} failed:\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
+    PYTHONPATH is removed: a user's shell does not add this checkout to Python's path.
+    """
+    env = {name: value for name, value in (env or os.environ).items() if name != "PYTHONPATH"}
+    options = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "check": False}
+    done = subprocess.run(command, cwd=folder, env=env, umask=umask, **options)
+    assert done.returncode == 0, f"{command} failed:\n{done.stdout[-6000:]}"
     return done.stdout
 
 
@@ -30,8 +31,8 @@ class Environment:
         run(sys.executable, "-m", "venv", folder, folder=folder.parent)
         self.bin = folder / "bin"
         self.python = self.bin / "python"
-        paths = {"base": str(folder), "platbase": str(folder)}
-        self.site_packages = Path(sysconfig.get_path("purelib", "venv", paths))
+        purelib = run(self.python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))", folder=folder)
+        self.site_packages = Path(purelib.strip())
 
     def pip(self, *arguments: str | Path) -> str:
         return run(self.python, "-m", "pip", *arguments, folder=self.bin)

@@ -1,4 +1,4 @@
-"""`pip install otr-plugin[axolotl]` installs the newest Axolotl that the plugin was tested with; so with each host."""
+"""`pip install otr-plugin[axolotl]` installs the newest tested version of Axolotl; likewise for the other hosts."""
 
 import ast
 import re
@@ -56,3 +56,8 @@ def test_an_extra_is_the_newest_version_that_was_tested(requirements, host):
 @pytest.mark.parametrize("host", PACKAGES)
 def test_every_tested_version_is_pinned_in_an_environment(host):
     assert set(TRIED[host]) <= pinned(PACKAGES[host])
+
+
+def test_pre_commit_uses_the_pinned_ruff():
+    hooks = (ROOT / ".pre-commit-config.yaml").read_text()
+    assert set(re.findall(r"ruff==([0-9.]+)", hooks)) == pinned("ruff")
