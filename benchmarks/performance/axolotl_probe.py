@@ -10,7 +10,7 @@ from typing import Any
 from axolotl.integrations.base import BasePlugin
 from transformers import TrainerCallback
 
-from benchmarks.measuring import reset_peak, status
+from benchmarks.performance.memory import process_kilobytes, reset_peak
 
 WARM_UP = 2  # steps
 
@@ -24,7 +24,7 @@ class Watch(TrainerCallback):
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if self.steps == WARM_UP:
-            self.before = status("VmRSS")
+            self.before = process_kilobytes("VmRSS")
             reset_peak()
         self.start = time.perf_counter()
 
@@ -34,7 +34,7 @@ class Watch(TrainerCallback):
             self.seconds.append(time.perf_counter() - self.start)
 
     def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        megabytes = (status("VmHWM") - self.before) / 1024
+        megabytes = (process_kilobytes("VmHWM") - self.before) / 1024
         self.out.write_text(json.dumps({"seconds": self.seconds, "megabytes": megabytes}))
 
 

@@ -12,9 +12,9 @@ from typing import Any
 from rich.console import Console
 from rich.markdown import Markdown
 
-from benchmarks import measuring
+from benchmarks import provenance
 from benchmarks.hosts.axolotl import Axolotl
-from benchmarks.hosts.host import make_model
+from benchmarks.hosts.driver import make_model
 from benchmarks.paths import RESULTS
 
 PROBE = "benchmarks.performance.axolotl_probe.Probe"
@@ -60,7 +60,7 @@ def run(args: argparse.Namespace) -> None:
                 plugins = [*changes.get("plugins", []), PROBE]
                 host.call("train", str(host.recipe("run", **RECIPE | changes | {"plugins": plugins})))
                 runs[name].append(json.loads((host.folder / "run" / "probe.json").read_text()))
-    results: dict[str, Any] = measuring.circumstances(("axolotl", "torch", "transformers", "peft"))
+    results: dict[str, Any] = provenance.collect(("axolotl", "torch", "transformers", "peft"))
     results |= {"model": model, "recipe": RECIPE, "rounds": args.rounds, "contenders": {}}
     steps = {name: [s for one in many for s in one["seconds"]] for name, many in runs.items()}
     for name, many in runs.items():
@@ -69,7 +69,7 @@ def run(args: argparse.Namespace) -> None:
             "megabytes": statistics.median(one["megabytes"] for one in many),
         }
     page = render(results)
-    measuring.write(args.out, results, page)
+    provenance.write_results(args.out, results, page)
     Console().print(Markdown(page))
     print(f"kept in {args.out}.json and .md")
 
@@ -81,7 +81,10 @@ def render(results: dict[str, Any]) -> str:
         f"{recipe['sequence_len']} tokens a step, float32. Medians over the steps of {results['rounds']} runs of each, "
         "in turn; memory is the peak during steps beyond what the process held before them."
     )
-    return "\n".join(["# A step in Axolotl on a CPU", "", measuring.made(results), "", how, "", *table(results)]) + "\n"
+    return (
+        "\n".join(["# A step in Axolotl on a CPU", "", provenance.describe(results), "", how, "", *table(results)])
+        + "\n"
+    )
 
 
 def table(results: dict[str, Any]) -> list[str]:
@@ -96,4 +99,4 @@ def table(results: dict[str, Any]) -> list[str]:
 
 
 def readme_figures(results: dict[str, Any]) -> list[str]:
-    return [*table(results), "", measuring.made(results)]
+    return [*table(results), "", provenance.describe(results)]

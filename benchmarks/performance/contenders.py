@@ -48,7 +48,7 @@ class Case:
         labels[:first] = -100
         return cls(hidden, weight, labels, first)
 
-    def forget_gradients(self) -> None:
+    def clear_gradients(self) -> None:
         self.hidden.grad = self.weight.grad = None
 
 

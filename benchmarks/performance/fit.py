@@ -22,7 +22,7 @@ import torch
 from rich.console import Console
 from rich.markdown import Markdown
 
-from benchmarks import measuring
+from benchmarks import provenance
 from benchmarks.paths import RESULTS
 from otr_plugin import OTRConfig, attach
 from otr_plugin.loss.reference import otr_loss_on_logits
@@ -76,7 +76,7 @@ def run(args: argparse.Namespace) -> None:
     results = json.loads(kept.read_text()) if kept.exists() else {"cells": []}
     packages = ("torch", "triton", "transformers", "peft", "bitsandbytes", "liger-kernel")
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "none: run on a CPU, to see that it runs"
-    results |= measuring.circumstances(packages) | {"gpu": gpu}
+    results |= provenance.collect(packages) | {"gpu": gpu}
     end = time.monotonic() + 60 * args.minutes
     for cell in [(shape, cap, method) for shape in shapes for cap in caps for method in METHODS]:
         if any((c["shape"], c["gib"], c["method"]) == cell for c in results["cells"]):
@@ -86,7 +86,7 @@ def run(args: argparse.Namespace) -> None:
             break
         results["cells"].append(in_its_own_process(*cell))
         print(results["cells"][-1], flush=True)
-        measuring.write(args.out, results, render(results))
+        provenance.write_results(args.out, results, render(results))
     Console().print(Markdown(render(results)))
     print(f"kept in {args.out}.json and .md")
 
@@ -213,7 +213,7 @@ def four_bit_model(kind: str, settings: dict[str, Any], device: str) -> Any:
 
 
 def render(results: dict[str, Any]) -> str:
-    lines = ["# The longest sequence that trains", "", f"{results['gpu']}. {measuring.made(results)}", ""]
+    lines = ["# The longest sequence that trains", "", f"{results['gpu']}. {provenance.describe(results)}", ""]
     lines += [" ".join((__doc__ or "").split("\n\n")[1].split()), "", *table(results)]
     return "\n".join(lines) + "\n"
 

@@ -19,8 +19,9 @@ from rich.console import Console
 from rich.markdown import Markdown
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from benchmarks import measuring
+from benchmarks import provenance
 from benchmarks.paths import RESULTS
+from benchmarks.performance import timing
 from benchmarks.performance.contenders import FLOOR, LIGER, SAMPLED, Case, Contender, Size, available, ours
 from benchmarks.performance.loss import grid
 from otr_plugin import OTRConfig
@@ -57,7 +58,7 @@ def run(args: argparse.Namespace) -> None:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     if device == "cpu" and not args.small:
         raise SystemExit("benchmarks gpu: PyTorch sees no GPU here. --small runs it on a CPU, to see that it does.")
-    results = measuring.circumstances(("torch", "triton", "liger-kernel", "cut-cross-entropy", "trl"))
+    results = provenance.collect(("torch", "triton", "liger-kernel", "cut-cross-entropy", "trl"))
     results |= {"gpu": gpu_name(device), "rounds": args.rounds, "cells": [], "rows kernel": []}
     cells = [
         (size, share, trainable) for size, share in (SMALL if args.small else CELLS) for trainable in (False, True)
@@ -77,7 +78,7 @@ def run(args: argparse.Namespace) -> None:
     for size, _ in SMALL[:1] if args.small else CELLS[:4]:
         results["rows kernel"].append(traffic(size, device, args.rounds))
     page = render(results)
-    measuring.write(args.out, results, page)
+    provenance.write_results(args.out, results, page)
     Console().print(Markdown(page))
     print(f"kept in {args.out}.json and .md")
 
@@ -102,18 +103,18 @@ def measured(case: Case, some: dict[str, Contender], rounds: int) -> dict[str, A
             figures[name] = {"failed": "out of memory"}
         except Exception as error:  # of another library, on this GPU
             figures[name] = {"failed": f"{type(error).__name__}: {str(error)[:200]}"}
-        case.forget_gradients()
+        case.clear_gradients()
     seconds: dict[str, list[float]] = {name: [] for name in some if "failed" not in figures[name]}
     for _ in range(rounds):
         for name, taken in seconds.items():
-            case.forget_gradients()
+            case.clear_gradients()
             poison(case)
             taken.append(timed(case.hidden.device.type, some[name], case))
             gradients = [leaf.grad for leaf in (case.hidden, case.weight) if leaf.requires_grad]
             if any(gradient is None or not gradient.isfinite().all() for gradient in gradients):
                 raise SystemExit(f"benchmarks gpu: {name} left gradients that are not finite")
     for name, taken in seconds.items():
-        figures[name] |= {"seconds": statistics.median(taken), "ratio": measuring.ratio(taken, seconds[FLOOR])}
+        figures[name] |= {"seconds": statistics.median(taken), "ratio": timing.median_ratio(taken, seconds[FLOOR])}
     return figures
 
 
@@ -143,7 +144,7 @@ def peak(case: Case, contender: Contender) -> float:
         contender(case)
         return 0.0
     contender(case)
-    case.forget_gradients()
+    case.clear_gradients()
     torch.cuda.synchronize()
     torch.cuda.empty_cache()
     before = torch.cuda.memory_allocated()
@@ -191,7 +192,7 @@ def render(results: dict[str, Any]) -> str:
         "GEMMs of the same round: two with a frozen head, three with a trainable one. Memory is the peak beyond the "
         "inputs."
     )
-    lines = ["# The loss on a GPU", "", f"{results['gpu']}. {measuring.made(results)}", "", how]
+    lines = ["# The loss on a GPU", "", f"{results['gpu']}. {provenance.describe(results)}", "", how]
     for trainable in (False, True):
         cells = [cell for cell in results["cells"] if cell["trainable"] == trainable]
         lines += ["", f"## {'Trainable' if trainable else 'Frozen'} head", "", *grid(cells, show)]

@@ -12,8 +12,9 @@ from rich.console import Console
 from rich.markdown import Markdown
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from benchmarks import measuring
+from benchmarks import provenance
 from benchmarks.paths import RESULTS
+from benchmarks.performance import memory, timing
 from benchmarks.performance.contenders import BY_HAND, CROSS_ENTROPY, EXACT, FLOOR, SAMPLED, Case, Size, available
 
 SIZES = [Size(1024, 512, 151936), Size(512, 2048, 151936), Size(2048, 1024, 32000)]
@@ -35,7 +36,7 @@ def run(args: argparse.Namespace) -> None:
     some = {name: everything[name] for name in GROWING}
     cells = [(size, trainable, "sizes", everything) for size in sizes for trainable in (False, True)]
     cells += [(size, False, "growth", some) for size in growth]
-    results: dict[str, Any] = measuring.circumstances(("torch", "trl"))
+    results: dict[str, Any] = provenance.collect(("torch", "trl"))
     results |= {"dtype": "float32", "rounds": args.rounds, "sizes": [], "growth": []}
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns) as progress:
@@ -44,7 +45,7 @@ def run(args: argparse.Namespace) -> None:
         for size, trainable, part, contenders in cells:
             progress.update(bar, description=f"{tuple(size)} {'trainable' if trainable else 'frozen'}")
             case = Case.make(size, trainable)
-            seconds = measuring.interleaved(case, contenders, args.rounds, lambda: progress.advance(bar))
+            seconds = timing.interleaved_seconds(case, contenders, args.rounds, lambda: progress.advance(bar))
             del case
             cell: dict[str, Any] = {
                 "n": size.n,
@@ -56,14 +57,14 @@ def run(args: argparse.Namespace) -> None:
             for name in contenders:
                 cell["contenders"][name] = {
                     "seconds": statistics.median(seconds[name]),
-                    "ratio": measuring.ratio(seconds[name], seconds[FLOOR]),
-                    "megabytes": measuring.peak_megabytes(name, size, trainable),
+                    "ratio": timing.median_ratio(seconds[name], seconds[FLOOR]),
+                    "megabytes": memory.peak_megabytes(name, size, trainable),
                 }
                 progress.advance(bar)
-            cell["by hand / sampled"] = measuring.ratio(seconds[BY_HAND], seconds[SAMPLED])
+            cell["by hand / sampled"] = timing.median_ratio(seconds[BY_HAND], seconds[SAMPLED])
             results[part].append(cell)
     page = render(results)
-    measuring.write(args.out, results, page)
+    provenance.write_results(args.out, results, page)
     Console().print(Markdown(page))
     print(f"kept in {args.out}.json and .md")
 
@@ -76,7 +77,7 @@ def render(results: dict[str, Any]) -> str:
         "the peak of one step above what the inputs take, in a process of its own. F.linear_cross_entropy and TRL's "
         "head compute plain cross entropy; left to itself the former takes chunks of 2 rows here, and minutes."
     )
-    lines = ["# The loss on a CPU", "", measuring.made(results), "", how]
+    lines = ["# The loss on a CPU", "", provenance.describe(results), "", how]
     for trainable in (False, True):
         cells = [cell for cell in results["sizes"] if cell["trainable"] == trainable]
         lines += ["", f"## {'Trainable' if trainable else 'Frozen'} head", "", *table(cells)]
@@ -94,7 +95,7 @@ def readme_figures(results: dict[str, Any]) -> list[str]:
     """The README's table: frozen head, the sizes as they are in the results."""
     cells = [cell for cell in results["sizes"] if not cell["trainable"]]
     lines = grid(cells, lambda f: f"{f['ratio']:.2f} ×, {f['megabytes']:,.0f} MB")
-    return [*lines, "", measuring.made(results)]
+    return [*lines, "", provenance.describe(results)]
 
 
 def grid(cells: list[dict[str, Any]], show: Callable[[dict[str, Any]], str]) -> list[str]:

@@ -10,7 +10,7 @@ from otr_plugin import OTRConfig, attach
 model = AutoModelForCausalLM.from_pretrained("example_configs/small/model")
 tokenizer = AutoTokenizer.from_pretrained("example_configs/small/model")
 data = []
-for line in Path("example_configs/small/desc.jsonl").read_text().splitlines():
+for line in Path("example_configs/small/desc-wrong10.jsonl").read_text().splitlines():
     prompt, answer = (tokenizer(text)["input_ids"] for text in json.loads(line).values())
     answer += [tokenizer.eos_token_id]
     data.append({"input_ids": prompt + answer, "labels": [-100] * len(prompt) + answer})

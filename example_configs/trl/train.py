@@ -7,7 +7,7 @@ from trl import SFTConfig, SFTTrainer
 from otr_plugin import OTRConfig, attach
 
 model = AutoModelForCausalLM.from_pretrained("example_configs/small/model")
-data = load_dataset("json", data_files="example_configs/small/desc.jsonl", split="train")
+data = load_dataset("json", data_files="example_configs/small/desc-wrong10.jsonl", split="train")
 
 attach(model, OTRConfig())  # without this line: plain SFT
 arguments = SFTConfig("quickstart/trl/python", per_device_train_batch_size=32, learning_rate=1e-3, bf16=False)

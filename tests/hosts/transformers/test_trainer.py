@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, Trainer, TrainingArguments
 
-from benchmarks.hosts.host import make_model
+from benchmarks.hosts.driver import make_model
 from benchmarks.paths import ROOT
 from otr_plugin import OTRConfig, attach
 from tests.hosts.agreement import ANSWER, BATCH, EXAMPLES, PROMPT, RECIPE, same_as_the_specification

@@ -5,7 +5,8 @@ import sys
 
 import pytest
 
-from benchmarks.hosts.host import BIN
+from benchmarks.hosts.driver import BIN
+from benchmarks.hosts.liger_on_cpu import ENVIRONMENT, NORM_RAN, PREAMBLE
 from benchmarks.paths import ROOT
 from otr_plugin.metrics import PREFIX, ROW_METRICS
 from tests.hosts.agreement import ANSWER, EXAMPLES, PROMPT, RECIPE, losses, same_as_the_specification, same_training
@@ -152,20 +153,13 @@ def test_two_ranks(trl):
     same_metrics(ours, plain)
 
 
-LIGER_ON_CPU = """
-import triton.language as tl
-from liger_kernel.ops import rms_norm
-rms_norm.rsqrt = lambda x: 1 / tl.sqrt(x)  # Triton's interpreter has no libdevice
-"""
-
-
 def test_ligers_kernels_stay_and_its_loss_goes(trl):
-    """Run for real, in Triton's interpreter. Its fused loss would replace the model's forward, and OTR with it."""
+    """Liger's kernels run in Triton's interpreter. Its fused loss would replace OTR's forward."""
     pytest.importorskip("liger_kernel", reason="Liger's kernels are not installed beside this TRL")
     recipe = SFT | {"max_steps": 2, "max_length": 16}
     plain = trl.train_each({"no liger": recipe})
-    liger = recipe | {"use_liger_kernel": True}
-    printed = trl.train_each({"liger": liger}, env={"TRITON_INTERPRET": "1"}, before=LIGER_ON_CPU)
+    printed = trl.train_each({"liger": recipe | {"use_liger_kernel": True}}, env=ENVIRONMENT, preamble=PREAMBLE)
     assert "OTR is active" in plain
     assert "OTR is active" in printed
+    assert NORM_RAN in printed
     same_training(trl.log_of("liger"), trl.log_of("no liger"), norms=1e-4)
