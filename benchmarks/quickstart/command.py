@@ -10,7 +10,6 @@ is not done again: an interrupted training run resumes from its last checkpoint.
 from __future__ import annotations
 
 import argparse
-import functools
 import json
 import math
 import re
@@ -39,8 +38,7 @@ from benchmarks import provenance
 from benchmarks.hosts.axolotl import ENV
 from benchmarks.hosts.driver import BIN
 from benchmarks.paths import EXAMPLES
-from benchmarks.quickstart.data import MODEL, REGIME, test_questions
-from benchmarks.string_skills import Example
+from benchmarks.quickstart.data import MODEL, REGIME, questions_by_kind
 
 OUTPUT = Path("quickstart")  # The recipes' output_dir is below it.
 METHODS = {"sft": "SFT", "otr": "OTR", "otr-nll": "OTR + NLL 0.1"}
@@ -73,7 +71,7 @@ def run(args: argparse.Namespace) -> None:
     results |= {
         "examples": REGIME.examples,
         "wrong examples": round(REGIME.wrong * REGIME.examples),
-        "questions": {kind: len(questions) for kind, questions in questions_by_kind().items()},
+        "questions": {kind: len(questions) for kind, questions in questions_by_kind(QUESTIONS).items()},
         "exact match": scores,
         "training": {method: training_log(method) for method in METHODS},
     }
@@ -154,11 +152,6 @@ def training_log(method: str) -> list[dict[str, float]]:
 # Scoring
 
 
-@functools.cache
-def questions_by_kind() -> dict[str, list[Example]]:
-    return test_questions(QUESTIONS)
-
-
 def score_all(progress: Progress, task: TaskID) -> dict[str, list[dict[str, float]]]:
     """Returns the exact match of the model before training ("base"), and after every epoch of each method."""
     models = {"base": [MODEL]} | {method: checkpoints(method) for method in METHODS}
@@ -186,7 +179,7 @@ def score(folder: Path) -> dict[str, float]:
     disable_progress_bar()  # It would break the progress bars of this command.
     model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(MODEL)
     model.float()
-    return {kind: exact_match(model, tokenizer, questions) for kind, questions in questions_by_kind().items()}
+    return {kind: exact_match(model, tokenizer, questions) for kind, questions in questions_by_kind(QUESTIONS).items()}
 
 
 # Table and plot

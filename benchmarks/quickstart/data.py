@@ -10,6 +10,7 @@ writes them again:
 
 from __future__ import annotations
 
+import functools
 import json
 from itertools import islice
 
@@ -42,7 +43,8 @@ def old_skill_questions(skill: str, count: int, seed: int) -> list[Example]:
     return list(islice(examples(skill, OLD_SIZES, seed, test=True), count))
 
 
-def test_questions(count: int) -> dict[str, list[Example]]:
+@functools.cache
+def questions_by_kind(count: int) -> dict[str, list[Example]]:
     """Returns `count` questions of each kind. None was used in training, and every answer is right."""
     return {
         "new skill": REGIME.test(count),
