@@ -46,6 +46,8 @@ DATASET = {
 
 
 class Axolotl(HostDriver):
+    """Trains on data.jsonl, or on equal_lengths.jsonl, in which all answers have the same length."""
+
     ENV = ENV
 
     def __init__(self, folder: Path, examples: int = 64) -> None:
@@ -71,6 +73,7 @@ class Axolotl(HostDriver):
         self, name: str, *arguments: str, env: dict[str, str] | None = None, **changes: Any
     ) -> tuple[list[dict[str, float]], str]:
         """Runs `axolotl train`; returns the log of every step, and all that was printed."""
+        # `log_of` reads the checkpoint that is saved at the end.
         changes = {"save_strategy": "steps", "save_steps": 1000, "save_first_step": False} | changes
         done = self.call("train", str(self.recipe(name, **changes)), *arguments, env=env)
         return self.log_of(name), done.stdout + done.stderr

@@ -22,6 +22,8 @@ CPU_RECIPE: dict[str, Any] = CPU_TRAINER_RECIPE | {
 
 
 class LlamaFactory(HostDriver):
+    """Trains on the data set "sums"; a test can add the data set "same" by writing same.json."""
+
     ENV = CPU_ENVIRONMENT | {"OMP_NUM_THREADS": "1"}
 
     def __init__(self, folder: Path) -> None:

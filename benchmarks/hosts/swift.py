@@ -30,6 +30,8 @@ CPU_RECIPE: dict[str, Any] = CPU_TRAINER_RECIPE | {
 
 
 class Swift(HostDriver):
+    """Trains on sums.jsonl."""
+
     ENV = CPU_ENVIRONMENT | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 
     def __init__(self, folder: Path) -> None:

@@ -48,6 +48,8 @@ def make_experts(like: Path, folder: Path) -> None:
 
 
 class TRL(HostDriver):
+    """Trains a dense model, or one with experts, on pairs.jsonl (prompts and completions) or chats.jsonl."""
+
     ENV = CPU_ENVIRONMENT | {"OMP_NUM_THREADS": "1"}
 
     def __init__(self, folder: Path) -> None:

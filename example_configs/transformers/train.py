@@ -1,4 +1,5 @@
-# A small model learns a new skill with transformers' own Trainer. From the project's folder:
+# A small model learns to sort letters downwards with transformers' Trainer; 10% of the answers are wrong at random.
+# From the folder of the project:
 #   python example_configs/transformers/train.py
 import json
 from pathlib import Path
@@ -15,7 +16,7 @@ for line in Path("example_configs/small/desc-wrong10.jsonl").read_text().splitli
     answer += [tokenizer.eos_token_id]
     data.append({"input_ids": prompt + answer, "labels": [-100] * len(prompt) + answer})
 
-attach(model, OTRConfig())  # without this line: plain SFT
+attach(model, OTRConfig())  # Without this line, the Trainer does plain SFT.
 settings = {"per_device_train_batch_size": 32, "learning_rate": 1e-3, "logging_steps": 9}
 arguments = TrainingArguments("quickstart/transformers", **settings)
 Trainer(model, arguments, DataCollatorForSeq2Seq(tokenizer), data).train()
