@@ -45,9 +45,10 @@ METHODS = {"sft": "SFT", "otr": "OTR", "otr-nll": "OTR + NLL 0.1"}
 QUESTIONS = 300  # of each kind
 STUDY_GAIN = 14  # Points of OTR over SFT, out of distribution, in regime wrong10 of benchmarks/results/learning.jsonl.
 NOTE = (
-    f"{REGIME.wrong:.0%} of the {REGIME.examples} training answers are wrong at random. This case was chosen because "
-    f"the study found OTR ahead of SFT in it (+{STUDY_GAIN} points on harder cases); in other cases OTR is behind (see "
-    "the README). One seed: a difference of a few points is noise. The outcome is shown whatever it is."
+    f"{REGIME.wrong:.0%} of the {REGIME.examples} training answers are wrong at random; harder cases are longer words "
+    "than any in training. This setting was chosen because the study found OTR ahead of SFT in it "
+    f"(+{STUDY_GAIN} points on harder cases); in other settings OTR is behind (see the README). One seed: a difference "
+    "of a few points is noise. The outcome is shown whatever it is."
 )
 
 
@@ -206,10 +207,10 @@ def cells(results: dict[str, Any]) -> list[list[str]]:
     """Returns the table's head and rows: a row for each kind of question, a column for each model."""
     scores = results["exact match"]
     rows = [
-        [f"{kind}, {count} questions", *(f"{course[-1][kind]:.1%}" for course in scores.values())]
+        [f"{kind} ({count})", *(f"{course[-1][kind]:.1%}" for course in scores.values())]
         for kind, count in results["questions"].items()
     ]
-    return [["", *map(model_label, scores)], *rows]
+    return [["questions (number)", *map(model_label, scores)], *rows]
 
 
 def model_label(name: str) -> str:

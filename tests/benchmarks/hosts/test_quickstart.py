@@ -54,7 +54,7 @@ def test_a_killed_quickstart_resumes_and_finishes(folder):
     assert finished.stat().st_mtime_ns == before, "a finished training was done again"
     assert "resume from checkpoint at quickstart/otr/checkpoint-" in (folder / "quickstart" / "otr.log").read_text()
     printed = " ".join(again.stdout.split())
-    for words in ("after SFT", "after OTR", "after OTR + NLL 0.1", "new skill, 300", "old skills, 300", "at random"):
+    for words in ("after SFT", "after OTR", "after OTR + NLL 0.1", "new skill (300)", "old skills (300)", "at random"):
         assert words in printed
 
 
