@@ -1,18 +1,38 @@
-"""The README's tables, written again from the result files: python -m benchmarks readme."""
+"""The generated parts of README.md and docs/: `python -m benchmarks readme` writes them again.
+
+A generated part stands between two comments. The first names its source, and which rendering of it where there are
+several:
+
+    <!-- figures: benchmarks/results/learning.jsonl variants -->
+    ...
+    <!-- end of figures -->
+
+Sources are result files, the settings (otr_plugin/config.py) and the host adapters (the recipe keys that they refuse).
+Plots that a page of docs/ shows are copies of those in benchmarks/results/, because a site holds nothing outside its
+folder.
+"""
 
 from __future__ import annotations
 
 import argparse
+import ast
 import json
 import re
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
 
-from benchmarks.learning import report, store
-from benchmarks.paths import ROOT
+from benchmarks import measuring
+from benchmarks.learning import plan, report, store, tables
+from benchmarks.learning.study import MEASURES, Study
+from benchmarks.paths import RESULTS, ROOT
 from benchmarks.performance import axolotl_step, loss
 from benchmarks.quickstart import command as quickstart
+from otr_plugin import OTRConfig
 
-RENDERERS = {"quickstart": quickstart, "loss-cpu": loss, "axolotl-cpu": axolotl_step, "learning": report}
-BLOCK = re.compile(r"(<!-- figures: (\S+) -->\n).*?(<!-- end of figures -->)", re.DOTALL)
+DOCS = ROOT / "docs"
+BLOCK = re.compile(r"(<!-- figures: (\S+)(?: (\S+))? -->\n).*?(<!-- end of figures -->)", re.DOTALL)
 
 
 def add_to(parser: argparse.ArgumentParser) -> None:
@@ -20,15 +40,202 @@ def add_to(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    page = ROOT / "README.md"
-    page.write_text(with_figures(page.read_text()))
+    for page in pages():
+        page.write_text(with_figures(page.read_text()))
+    for plot in (DOCS / "images").glob("*.png"):
+        shutil.copyfile(RESULTS / plot.name, plot)
+
+
+def pages() -> list[Path]:
+    return [ROOT / "README.md", *sorted(DOCS.glob("*.md"))]
 
 
 def with_figures(page: str) -> str:
+    """The page with every generated part rendered from its source."""
+
     def render(block: re.Match[str]) -> str:
         path = ROOT / block[2]
-        results = store.read(path) if path.suffix == ".jsonl" else json.loads(path.read_text())
-        lines = RENDERERS[path.stem].readme_figures(results)
-        return block[1] + "\n".join(lines) + "\n" + block[3]
+        lines = RENDERERS[path.stem, block[3]](_read(path))
+        return block[1] + "\n".join(lines) + "\n" + block[4]
 
     return BLOCK.sub(render, page)
+
+
+def _read(path: Path) -> Any:
+    """A result file's content; for a module or a folder of the package, its path."""
+    if path.suffix == ".jsonl":
+        return store.read(path)
+    return json.loads(path.read_text()) if path.suffix == ".json" else path
+
+
+# The study
+
+
+def _study(lines: list[dict[str, Any]]) -> Study:
+    """The study of the size that was run, every method at SFT's learning rate."""
+    study = Study.of(lines, plan.SIZES["cpu"])
+    assert study is not None
+    return study.at_one_rate()
+
+
+def _minus_sft(method: str) -> Callable[[list[dict[str, Any]]], list[str]]:
+    """A table of one method minus SFT, in every regime in which the method ran."""
+
+    def render(lines: list[dict[str, Any]]) -> list[str]:
+        study = _study(lines)
+        columns = [study.differences(method, "SFT", name) for name in MEASURES]
+        rows = [["regime", *MEASURES.values()]]
+        for regime in columns[0]:
+            rows.append([regime, *(tables.bold(tables.points(one[regime]), one[regime]) for one in columns)])
+        return tables.table(rows)
+
+    return render
+
+
+def _settings_in_study(lines: list[dict[str, Any]]) -> list[str]:
+    return tables.table(tables.overall(_study(lines)))
+
+
+def _learning_rates(lines: list[dict[str, Any]]) -> list[str]:
+    """Validation accuracy of SFT, DFT and OTR at every learning rate of the search, %."""
+    study = Study.of(lines, plan.SIZES["cpu"])
+    assert study is not None
+    rates = study.size.grid
+    rows = [["", *(f"{rate:g}" for rate in rates)]]
+    for regime in study.size.regimes:
+        for method in ("SFT", "DFT", "OTR"):
+            scores = study.scores(method, regime)
+            rows.append([f"{regime}, {method}", *(f"{100 * scores[rate]:.1f}" for rate in rates)])
+    return tables.table(rows)
+
+
+# The loss
+
+
+def _trainable_head(results: dict[str, Any]) -> list[str]:
+    return _without_seconds([cell for cell in results["sizes"] if cell["trainable"]], results)
+
+
+def _growth(results: dict[str, Any]) -> list[str]:
+    return _without_seconds(results["growth"], results)
+
+
+def _without_seconds(cells: list[dict[str, Any]], results: dict[str, Any]) -> list[str]:
+    lines = loss.grid(cells, lambda figures: f"{figures['ratio']:.2f} ×, {figures['megabytes']:,.0f} MB")
+    return [*lines, "", measuring.made(results)]
+
+
+# The settings
+
+
+def _settings_table(_: Path) -> list[str]:
+    lines = ["| setting | default | allowed |", "|---|---|---|"]
+    for name, field in OTRConfig.model_fields.items():
+        lines.append(f"| [`{name}`](#{name}) | `{_yaml(field.default)}` | {_allowed(name)} |")
+    return lines
+
+
+def _settings_spellings(_: Path) -> list[str]:
+    """How a command line overrides each setting, by host."""
+    lines = ["| setting | Axolotl | LLaMA-Factory | TRL | ms-swift |", "|---|---|---|---|---|"]
+    for name, field in OTRConfig.model_fields.items():
+        value = _yaml(field.default)
+        spellings = (
+            f"--otr.{name.replace('_', '-')} {value}",
+            f"otr.{name}={value}",
+            f"--otr.{name} {value}",
+            f"OTR_{name.upper()}={value}",
+        )
+        lines.append(f"| `{name}` | " + " | ".join(f"`{spelling}`" for spelling in spellings) + " |")
+    return lines
+
+
+def _settings_sections(_: Path) -> list[str]:
+    """What each setting does."""
+    lines: list[str] = []
+    for name, field in OTRConfig.model_fields.items():
+        allowed = f"Default: `{_yaml(field.default)}`. Allowed: {_allowed(name)}."
+        lines += [f"### {name}", "", str(field.description), "", allowed, ""]
+    return lines[:-1]
+
+
+def _yaml(value: Any) -> str:
+    return "null" if value is None else str(value)
+
+
+def _allowed(name: str) -> str:
+    schema = OTRConfig.model_json_schema()["properties"][name]
+    return " or ".join(_allowed_by(part) for part in schema.get("anyOf", [schema]))
+
+
+def _allowed_by(schema: dict[str, Any]) -> str:
+    """A part of a JSON schema in words."""
+    if "enum" in schema or "const" in schema:
+        return ", ".join(f"`{value}`" for value in schema.get("enum", [schema.get("const")]))
+    if schema["type"] == "null":
+        return "`null`"
+    words = [{"integer": "an integer", "number": "a number"}[schema["type"]]]
+    for key, meaning in (
+        ("minimum", "at least"),
+        ("ge", "at least"),  # what pydantic writes for a bound within a union
+        ("exclusiveMinimum", "greater than"),
+        ("maximum", "at most"),
+        ("exclusiveMaximum", "less than"),
+    ):
+        if key in schema:
+            words.append(f"{meaning} {schema[key]:g}")
+    return words[0] + (" " + " and ".join(words[1:]) if words[1:] else "")
+
+
+# The hosts
+
+
+def _refused_keys(host: Path) -> list[str]:
+    """The recipe keys with which a host would compute the loss elsewhere, from its adapter's tables."""
+    lines = ["| key in the recipe | what to do |", "|---|---|"]
+    for key, fix in refused_keys(host):
+        lines.append(f"| `{key}` | {fix} |")
+    return lines
+
+
+def refused_keys(host: Path) -> Iterator[tuple[str, str]]:
+    """(key, what to do about it), read from the source: a host's module cannot be imported without the host."""
+    modules = sorted(host.glob("*.py")) if host.is_dir() else [host.with_suffix(".py")]
+    for module in modules:
+        for node in ast.parse(module.read_text()).body:
+            value = getattr(node, "value", None)
+            if isinstance(node, ast.Assign | ast.AnnAssign) and isinstance(value, ast.Dict):
+                yield from _fixes(value)
+
+
+def _fixes(table: ast.Dict) -> Iterator[tuple[str, str]]:
+    """The items of a literal dict whose values say in words what to do."""
+    try:
+        items = ast.literal_eval(table).items()
+    except ValueError:  # not a literal
+        return
+    for key, value in items:
+        fix = value[-1] if isinstance(value, tuple) else value
+        if isinstance(fix, str) and " " in fix:
+            yield key, fix
+
+
+RENDERERS: dict[tuple[str, str | None], Callable[[Any], list[str]]] = {
+    ("quickstart", None): quickstart.readme_figures,
+    ("learning", None): report.readme_figures,
+    ("learning", "nll"): _minus_sft("nll"),
+    ("learning", "dft"): _minus_sft("DFT"),
+    ("learning", "averages"): _settings_in_study,
+    ("learning", "rates"): _learning_rates,
+    ("loss-cpu", None): loss.readme_figures,
+    ("loss-cpu", "trainable"): _trainable_head,
+    ("loss-cpu", "growth"): _growth,
+    ("axolotl-cpu", None): axolotl_step.readme_figures,
+    ("config", "table"): _settings_table,
+    ("config", "sections"): _settings_sections,
+    ("config", "spellings"): _settings_spellings,
+    ("axolotl", "refused"): _refused_keys,
+    ("llamafactory", "refused"): _refused_keys,
+    ("trl", "refused"): _refused_keys,
+    ("swift", "refused"): _refused_keys,
+}
