@@ -1,32 +1,40 @@
-# Everything is set up here, in virtual environments of this folder; a second run reuses them as they are.
+# Each session of noxfile.py gets a virtual environment in .nox/, made when it is first needed and kept until
+# `make clean`, or until a file that it depends on changes. `make help` lists the targets.
 PYTHON ?= python3
 NOX := .venv/bin/nox
 SETTINGS := pyproject.toml noxfile.py otr_autoload.pth $(wildcard constraints/*.txt)
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-SESSIONS := axolotl core models trl-1.9 benchmarks llamafactory trl swift lint  # the longest first
-IN_AXOLOTLS := models trl-1.9 benchmarks  # sessions that run in its environment
-# Where make can, each session's output is shown whole, when it has ended.
+# The slowest first, so that two at a time end together.
+SESSIONS := axolotl core models trl-1.9 benchmarks packaging llamafactory trl swift docs lint
+# These run in Axolotl's environment and have none of their own.
+IN_AXOLOTLS := models trl-1.9 benchmarks packaging
+WITH_ENVIRONMENT := $(filter-out $(IN_AXOLOTLS),$(SESSIONS))
+
+# Print a session's output when the session has ended, rather than mixed with the other session's. make 3 cannot.
 SYNC := $(if $(filter output-sync,$(.FEATURES)),--output-sync=target)
 
-.PHONY: quickstart test bench clean
-.SECONDARY: $(filter-out $(IN_AXOLOTLS:%=.nox/ready-%),$(SESSIONS:%=.nox/ready-%))
+.PHONY: quickstart test docs bench clean help $(SESSIONS:%=test-%)
 
-quickstart: .nox/ready-axolotl  ## a small model learns a new skill in the real Axolotl, by SFT and by OTR
+quickstart: .nox/ready-axolotl  ## train a small model in the real Axolotl, by SFT and by OTR, and compare
 	@.nox/axolotl/bin/python -m benchmarks quickstart
 
-test:  ## lint, types, and every test in every environment, two environments at a time
+test:  ## run lint, types and all tests, two sessions at a time
 	$(MAKE) --jobs=2 --keep-going $(SYNC) $(SESSIONS:%=test-%)
 
-# Two at a time would wait for each other's threads.
-test-%: export OMP_NUM_THREADS = 1
-test-%: .nox/ready-%  ## one environment's tests
+# Two sessions on two cores: with more threads each, they would wait for each other.
+$(SESSIONS:%=test-%): export OMP_NUM_THREADS = 1
+
+$(WITH_ENVIRONMENT:%=test-%): test-%: .nox/ready-%
 	$(NOX) -R -s $*
 
-$(IN_AXOLOTLS:%=test-%): .nox/ready-axolotl
-	$(NOX) -R -s $(@:test-%=%)
+$(IN_AXOLOTLS:%=test-%): test-%: .nox/ready-axolotl
+	$(NOX) -R -s $*
 
-bench: $(NOX)  ## the loss's time and memory on this machine's CPU, beside what else there is
+docs: .nox/ready-docs  ## build the documentation into site/ and check its links
+	$(NOX) -R -s docs
+
+bench: $(NOX)  ## measure the loss's time and memory on this machine's CPU
 	$(NOX) -s bench
 
 .nox/ready-%: $(SETTINGS) $(NOX)
@@ -38,5 +46,10 @@ $(NOX): constraints/core.txt
 	.venv/bin/python -m pip install --quiet -c constraints/core.txt nox
 	touch $@
 
-clean:
-	rm -rf .venv .nox
+clean:  ## delete the environments and the built documentation
+	rm -rf .venv .nox .cache site
+
+help:  ## list the targets
+	@sed -n 's/^\([a-z]*\):.*  ## /make \1:	/p' Makefile | expand -t 20
+	@echo "make test-SESSION:  run one session's tests; SESSION is one of"
+	@echo "                    $(SESSIONS)"

@@ -1,9 +1,11 @@
-"""One virtual environment for each thing that is tested: the core, and each host.
+"""The project's test sessions: one for the core, one for each host, and a few more.
 
-Hosts pin versions that exclude each other, so no environment holds two. Versions are pinned by the files in
-constraints/, and environments are kept between runs.
+Each session has its own virtual environment, because the hosts pin versions that exclude each other. Sessions with
+`venv_backend="none"` run in Axolotl's environment instead. constraints/ pins all versions. Environments are kept
+between runs. Arguments after `--` go to pytest: `nox -s trl -- -k resume`.
 """
 
+import shutil
 import sys
 from pathlib import Path
 
@@ -12,116 +14,164 @@ import nox
 nox.needs_version = ">=2025.2.9"
 nox.options.default_venv_backend = "venv"
 nox.options.reuse_existing_virtualenvs = True
-nox.options.sessions = ["lint", "core", "axolotl", "models", "trl-1.9", "benchmarks", "llamafactory", "trl", "swift"]
 nox.options.error_on_missing_interpreters = True
+nox.options.sessions = [
+    "lint",
+    "core",
+    "axolotl",
+    "models",
+    "trl-1.9",
+    "benchmarks",
+    "packaging",
+    "llamafactory",
+    "trl",
+    "swift",
+    "docs",
+]
 
-GROUPS = nox.project.load_toml("pyproject.toml")
+PYPROJECT = nox.project.load_toml("pyproject.toml")
+
+# Which session runs which tests. Every test file belongs to exactly one session; tests/test_sessions.py checks it.
+TESTS: dict[str, list[str]] = {
+    "core": PYPROJECT["tool"]["pytest"]["ini_options"]["testpaths"],  # what plain `pytest` runs
+    "axolotl": ["tests/hosts/axolotl", "tests/distributed/test_axolotl.py"],
+    "models": ["tests/model", "tests/hosts/transformers", "tests/distributed/test_model.py"],
+    "benchmarks": ["tests/benchmarks/hosts", "tests/benchmarks/learning"],
+    "packaging": ["tests/packaging"],
+    "llamafactory": ["tests/hosts/llamafactory"],
+    "trl": ["tests/hosts/trl"],
+    "swift": ["tests/hosts/swift"],
+    "docs": ["tests/site"],
+}
 
 
-def install(session: nox.Session, group: str, *more: str, constraints: str = "core") -> None:
-    packages = nox.project.dependency_groups(GROUPS, group)
+def install(session: nox.Session, group: str, *more: str, constraints: str) -> None:
+    """Install a dependency group of pyproject.toml, and `more`, at the versions that constraints/ pins."""
+    packages = nox.project.dependency_groups(PYPROJECT, group)
     session.install("--quiet", "-c", f"constraints/{constraints}.txt", *packages, *more)
 
 
-def install_host(session: nox.Session, group: str, name: str, python: tuple[int, int] = (3, 10)) -> None:
-    """A host, then the plugin under the same constraints: a version that it changed would be an error."""
+def install_with_host(session: nox.Session, host: str) -> None:
+    """Install the plugin with the extra of the host's name, and the packages that the host's tests need."""
+    session.log(f"installing {host} and its dependencies; the first time takes some minutes")
+    install(session, host, "-e", f".[{host}]", constraints=host)
+
+
+def skip_before(session: nox.Session, python: tuple[int, int], name: str) -> None:
     if sys.version_info < python:
         session.skip(f"{name} needs Python {python[0]}.{python[1]}")
-    session.log(f"{name} and all that it needs are installed here: some minutes, the first time")
-    install(session, group, "torch", constraints=group)
-    install(session, group, "-e", ".", constraints=group)
+
+
+def pytest_arguments(session: nox.Session, tests: list[str]) -> list[str]:
+    """The arguments after `--`; the session's own tests are added unless one of them starts with tests/."""
+    if any(argument.startswith("tests/") for argument in session.posargs):
+        return session.posargs
+    return [*session.posargs, *(str(path) for pattern in tests for path in sorted(Path().glob(pattern)))]
+
+
+def run_in_axolotls_environment(session: nox.Session, tests: list[str]) -> None:
+    python = Path(".nox/axolotl/bin/python")
+    if not python.exists():
+        session.error("this session runs in Axolotl's environment; `nox -s axolotl --install-only` makes it")
+    session.run(python, "-m", "pytest", *pytest_arguments(session, tests), external=True)
 
 
 @nox.session
 def lint(session: nox.Session) -> None:
-    """Style, which needs nothing installed but ruff."""
-    install(session, "lint")
+    """Style and formatting."""
+    install(session, "lint", constraints="core")
     session.run("ruff", "check")
     session.run("ruff", "format", "--check")
 
 
 @nox.session
 def core(session: nox.Session) -> None:
-    """Types, and tests of the loss. Arguments go to pytest: nox -s core -- -k parity"""
-    install(session, "test", "-e", ".")
+    """Types, and the tests that need no host."""
+    install(session, "core", "-e", ".", constraints="core")
     session.run("mypy")
-    session.run("pytest", *session.posargs)
+    session.run("pytest", *pytest_arguments(session, TESTS["core"]))
 
 
 @nox.session
 def axolotl(session: nox.Session) -> None:
-    """The real Axolotl, with the plugin in its environment."""
-    install_host(session, "axolotl", "Axolotl")
-    session.run("pytest", *(session.posargs or ["tests/hosts/axolotl", "tests/distributed/test_axolotl.py"]))
-
-
-def in_axolotls_environment(session: nox.Session, *tests: str) -> None:
-    python = Path(".nox/axolotl/bin/python")
-    if not python.exists():
-        session.error("this runs in Axolotl's environment: nox -s axolotl --install-only makes it")
-    session.run(python, "-m", "pytest", *(session.posargs or tests), external=True)
+    """The plugin in the real Axolotl."""
+    install_with_host(session, "axolotl")
+    session.run("pytest", *pytest_arguments(session, TESTS["axolotl"]))
 
 
 @nox.session(venv_backend="none")
 def models(session: nox.Session) -> None:
-    """attach() on models of many families, and transformers' own Trainer. In Axolotl's environment."""
-    in_axolotls_environment(session, "tests/model", "tests/hosts/transformers", "tests/distributed/test_model.py")
+    """`attach` on models of many families, and transformers' own Trainer."""
+    run_in_axolotls_environment(session, TESTS["models"])
 
 
 @nox.session(name="trl-1.9", venv_backend="none")
 def trl_in_axolotl(session: nox.Session) -> None:
-    """The TRL that Axolotl brings. In Axolotl's environment."""
-    in_axolotls_environment(session, "tests/hosts/trl")
+    """The tests of session trl, with the older TRL that Axolotl depends on."""
+    run_in_axolotls_environment(session, TESTS["trl"])
 
 
 @nox.session(venv_backend="none")
 def benchmarks(session: nox.Session) -> None:
-    """The quickstart, the study, and the benchmark of a step in Axolotl. In Axolotl's environment."""
-    in_axolotls_environment(session, "tests/benchmarks/hosts", "tests/benchmarks/learning")
+    """The quickstart, the study, and the benchmark of a step in Axolotl."""
+    run_in_axolotls_environment(session, TESTS["benchmarks"])
+
+
+@nox.session(venv_backend="none")
+def packaging(session: nox.Session) -> None:
+    """The sdist and the wheel: their files, their metadata, and the wheel in a fresh environment with Axolotl."""
+    run_in_axolotls_environment(session, TESTS["packaging"])
 
 
 @nox.session
 def llamafactory(session: nox.Session) -> None:
-    """The real LLaMA-Factory, with the plugin added to its environment."""
-    install_host(session, "llamafactory", "LLaMA-Factory 0.9.5", python=(3, 11))
-    # A CPU's torch cannot load these, which are built for CUDA. LLaMA-Factory only imports torchaudio.
+    """The plugin in the real LLaMA-Factory."""
+    skip_before(session, (3, 11), "LLaMA-Factory 0.9.5")
+    install_with_host(session, "llamafactory")
+    # PyPI's torchaudio and torchvision are built for CUDA and fail to import beside a CPU's torch. LLaMA-Factory
+    # imports torchaudio at its start but needs it for speech only, so an empty module takes its place.
     session.run_install("python", "-m", "pip", "uninstall", "--quiet", "--yes", "torchaudio", "torchvision")
     stub = "import pathlib, sysconfig; pathlib.Path(sysconfig.get_path('purelib'), 'torchaudio.py').touch()"
     session.run_install("python", "-c", stub)
-    session.run("pytest", *(session.posargs or ["tests/hosts/llamafactory"]))
+    session.run("pytest", *pytest_arguments(session, TESTS["llamafactory"]))
 
 
 @nox.session
 def trl(session: nox.Session) -> None:
-    """The real TRL, with the plugin added to its environment. Session trl-1.9 tests the one that Axolotl brings."""
-    install_host(session, "trl", "TRL 1.16.0", python=(3, 11))
-    session.run("pytest", *(session.posargs or ["tests/hosts/trl"]))
+    """The plugin in the real TRL."""
+    skip_before(session, (3, 11), "TRL 1.16.0")
+    install_with_host(session, "trl")
+    session.run("pytest", *pytest_arguments(session, TESTS["trl"]))
 
 
 @nox.session
 def swift(session: nox.Session) -> None:
-    """The real ms-swift, with the plugin added to its environment."""
-    install_host(session, "swift", "ms-swift")
-    session.run("pytest", *(session.posargs or ["tests/hosts/swift"]))
+    """The plugin in the real ms-swift."""
+    install_with_host(session, "swift")
+    session.run("pytest", *pytest_arguments(session, TESTS["swift"]))
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """Build the documentation into site/, and check the links, images and anchors of its pages."""
+    skip_before(session, (3, 11), "Zensical")
+    install(session, "docs", constraints="docs")
+    shutil.rmtree("site", ignore_errors=True)  # Zensical keeps pages whose source was deleted
+    session.run("zensical", "build", "--strict", "--clean")
+    # The option keeps pytest from loading tests/conftest.py, which imports torch.
+    session.run("pytest", "--confcutdir=tests/site", *pytest_arguments(session, TESTS["docs"]))
 
 
 @nox.session(python="3.10")
 def oldest(session: nox.Session) -> None:
-    """The tests on the oldest Python, PyTorch and pydantic that are promised. Downloads gigabytes."""
-    session.install(
-        "--quiet",
-        "torch==2.6.0",
-        "pydantic==2.7.0",
-        "numpy<2.3",
-        *nox.project.dependency_groups(GROUPS, "test"),
-        "-e",
-        ".",
-    )
-    session.run("pytest", *session.posargs)
+    """The core's tests with the oldest supported Python, PyTorch and pydantic. Downloads gigabytes."""
+    oldest_versions = ["torch==2.6.0", "pydantic==2.7.0", "numpy<2.3"]
+    session.install("--quiet", *oldest_versions, *nox.project.dependency_groups(PYPROJECT, "core"), "-e", ".")
+    session.run("pytest", *pytest_arguments(session, TESTS["core"]))
 
 
 @nox.session
 def bench(session: nox.Session) -> None:
-    """benchmarks/results/loss-cpu.*, with TRL's fused head beside ours."""
-    install(session, "test", "trl==1.16.0", "-e", ".")
+    """The loss's benchmark on a CPU, which writes benchmarks/results/loss-cpu.*. It needs TRL's fused head."""
+    install(session, "core", "-e", ".[trl]", constraints="core")
     session.run("python", "-m", "benchmarks", "loss", *session.posargs)

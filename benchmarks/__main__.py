@@ -1,4 +1,4 @@
-"""What OTR costs and what it does, measured beside what else there is: python -m benchmarks --help."""
+"""Measures what OTR costs and what it does, beside the alternatives: python -m benchmarks --help."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from benchmarks.quickstart import command as quickstart
 from benchmarks.quickstart import pretrain
 
 COMMANDS = {
-    "loss": (loss, "the loss on this machine's CPU: time and peak memory"),
-    "gpu": (gpu, "the loss on a GPU: time, memory, and what the rows kernel moves"),
-    "fit": (fit, "the longest sequence that trains on a card of 8 to 24 GiB"),
-    "axolotl": (axolotl_step, "a step in the real Axolotl, with the plugin and without"),
-    "quickstart": (quickstart, "a small model learns a new skill in Axolotl, by SFT and by OTR"),
-    "learning": (learning, "does OTR work? small models learn by SFT, DFT and OTR; a study that resumes"),
-    "pretrain": (pretrain, "make that small model, from nothing"),
+    "loss": (loss, "time and peak memory of the loss on this machine's CPU"),
+    "gpu": (gpu, "time and peak memory of the loss on a GPU, and the bandwidth of its kernel"),
+    "fit": (fit, "the longest sequence that trains with 8 to 24 GiB of GPU memory"),
+    "axolotl": (axolotl_step, "time and peak memory of a step in the real Axolotl, with and without the plugin"),
+    "quickstart": (quickstart, "a small model learns a new skill in the real Axolotl, by SFT and by OTR"),
+    "learning": (learning, "a study of when OTR helps: small models learn by SFT, DFT and OTR; it can be resumed"),
+    "pretrain": (pretrain, "pretrain the small model of the quickstart"),
     "readme": (figures, "write the README's tables again, from the result files"),
 }
 
@@ -25,8 +25,8 @@ COMMANDS = {
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks")
     commands = parser.add_subparsers(required=True)
-    for name, (module, what) in COMMANDS.items():
-        module.add_to(commands.add_parser(name, help=what, description=module.__doc__))
+    for name, (module, summary) in COMMANDS.items():
+        module.add_to(commands.add_parser(name, help=summary, description=module.__doc__))
     args = parser.parse_args()
     args.run(args)
 

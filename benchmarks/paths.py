@@ -1,4 +1,4 @@
-"""Where the project keeps things."""
+"""The folders of the repository that benchmarks and tests use."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Small skills on strings and digits: questions with one right answer, generated, with held-out splits."""
+"""Small skills on letters and digits: generated questions, each with one right answer, of which a tenth is held out."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 CHARACTERS = string.ascii_lowercase + string.digits + ":=+"
-Example = tuple[str, str]
+Example = tuple[str, str]  # (question, answer)
 
 
 def _letters(draw: random.Random, size: int) -> str:
@@ -66,12 +66,12 @@ SKILLS: dict[str, Callable[[random.Random, int], Example]] = {
 
 
 def held_out(question: str) -> bool:
-    """A tenth of all questions, the same tenth everywhere."""
+    """Whether the question is held out from training: a tenth of all questions, chosen by a checksum of their text."""
     return zlib.crc32(question.encode()) % 10 == 0
 
 
 def examples(skill: str, sizes: range, seed: int, *, test: bool) -> Iterator[Example]:
-    """Endless ("skill:input=", "answer") of one split."""
+    """Yields without end pairs ("skill:input=", "answer") that are held out (`test`) or that are not."""
     draw = random.Random(f"{skill} {seed}")
     while True:
         inner, answer = SKILLS[skill](draw, draw.choice(sizes))
@@ -81,7 +81,7 @@ def examples(skill: str, sizes: range, seed: int, *, test: bool) -> Iterator[Exa
 
 
 def save_tokenizer(folder: Path) -> Any:
-    """One token a character."""
+    """Saves a tokenizer with one token for each character to the folder, and returns it."""
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 

@@ -1,29 +1,46 @@
-"""example_configs/: twins that differ in what OTR needs, and in nothing else."""
+"""example_configs/: recipes that differ only in their OTR lines and their output folder."""
 
 import pytest
 
 from benchmarks.paths import EXAMPLES
 
 HOSTS = ("axolotl", "llamafactory", "swift", "trl")
-OTR_LINES = ("plugins: [otr]", "  - otr", "otr:", "  objective: otr", "loss_type: otr", "  OTR_OBJECTIVE: otr", "")
-TWINS = sorted(path for host in HOSTS for path in (EXAMPLES / host).glob("*-otr.yaml"))
+QUICKSTART = {"quickstart-sft.yaml", "quickstart-otr.yaml", "quickstart-otr-nll.yaml"}
+OTR_LINES = {
+    "otr": ("plugins: [otr]", "  - otr", "otr:", "  objective: otr", "loss_type: otr", "  OTR_OBJECTIVE: otr"),
+    "otr-nll": ("  nll_weight: 0.1", "  OTR_NLL_WEIGHT: 0.1"),
+}
+TWINS = sorted(path for host in HOSTS for path in (EXAMPLES / host).glob("*-otr*.yaml"))
 
 
-def test_every_example_has_its_twin():
-    assert {path.parent.name for path in TWINS} == set(HOSTS)
+def base_of(path):
+    """Returns the recipe that this one adds OTR lines to, and what each calls its method."""
+    method, base = ("otr-nll", "otr") if path.stem.endswith("-otr-nll") else ("otr", "sft")
+    return path.with_name(path.name.replace(f"-{method}.", f"-{base}.")), method, base
+
+
+def test_every_host_has_the_three_quickstart_recipes():
     assert {path.name for path in EXAMPLES.iterdir()} == {*HOSTS, "small", "transformers"}
     for host in HOSTS:
-        twins = [path.name for path in TWINS if path.parent.name == host]
-        expected = {*twins, *(name.replace("-otr.yaml", "-sft.yaml") for name in twins)}
-        assert {path.name for path in (EXAMPLES / host).glob("*.yaml")} == expected
+        assert {path.name for path in (EXAMPLES / host).glob("quickstart-*.yaml")} == QUICKSTART
+
+
+def test_every_sft_recipe_has_an_otr_twin():
+    for host in HOSTS:
+        recipes = {path.name for path in (EXAMPLES / host).glob("*.yaml")}
+        twins = [path for path in TWINS if path.parent.name == host]
+        assert recipes == {path.name for path in twins} | {base_of(path)[0].name for path in twins}
 
 
 @pytest.mark.parametrize("path", TWINS, ids=lambda path: f"{path.parent.name} {path.stem}")
 def test_twins_differ_in_the_otr_lines_only(path):
-    name = path.stem.removesuffix("-otr")
-    otr, sft = (p.read_text().splitlines() for p in (path, path.with_name(f"{name}-sft.yaml")))
-    without = [line for line in otr if line not in OTR_LINES]
-    # Of the recipe's name, and of its output.
-    for end in (f"{name}-", "quickstart/", "quickstart/llamafactory/", "quickstart/swift/", "quickstart/trl/"):
-        without = [line.replace(f"{end}otr", f"{end}sft") for line in without]
-    assert without == [line for line in sft if line]
+    base, method, base_method = base_of(path)
+    lines = [line for line in path.read_text().splitlines() if line]
+    common = [line for line in lines if line not in OTR_LINES[method]]
+    assert len(common) < len(lines)
+    for i, line in enumerate(common):
+        if line.startswith("output_dir: "):
+            common[i] = line.removesuffix(method) + base_method
+        elif line.startswith("#"):
+            common[i] = line.replace(f"-{method}.yaml", f"-{base_method}.yaml")
+    assert common == [line for line in base.read_text().splitlines() if line]

@@ -1,22 +1,18 @@
-"""Runs the real `axolotl` command on a model of its own, on a CPU: for tests, and to be measured."""
+"""Runs the real `axolotl` command on a tiny model, on a CPU: for the tests and for the benchmark of a step."""
 
 from __future__ import annotations
 
-import os
 import subprocess
 from pathlib import Path
 from typing import Any
 
-from benchmarks.hosts.host import BIN, Host, make_data
+from benchmarks.hosts.driver import BIN, CPU_ENVIRONMENT, HostDriver, sums, write_jsonl
 from benchmarks.paths import ROOT
 
 ENV = {
-    **os.environ,
-    "PYTHONPATH": str(ROOT),  # for plugins in benchmarks/
-    "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",  # axolotl starts `accelerate`
+    **CPU_ENVIRONMENT,
+    "PYTHONPATH": str(ROOT),  # Recipes name plugins in benchmarks/.
     "AXOLOTL_DO_NOT_TRACK": "1",
-    "HF_HUB_OFFLINE": "1",
-    "CUDA_VISIBLE_DEVICES": "",
     "AXOLOTL_METRIC_NDIGITS": "8",
 }
 CPU_RECIPE: dict[str, Any] = {
@@ -41,8 +37,6 @@ CPU_RECIPE: dict[str, Any] = {
     "dataloader_num_workers": 0,
     "dataset_num_proc": 1,
 }
-
-
 DATASET = {
     "field_instruction": "prompt",
     "field_output": "completion",
@@ -51,13 +45,15 @@ DATASET = {
 }
 
 
-class Axolotl(Host):
+class Axolotl(HostDriver):
+    """Trains on data.jsonl, or on equal_lengths.jsonl, in which all answers have the same length."""
+
     ENV = ENV
 
     def __init__(self, folder: Path, examples: int = 64) -> None:
         super().__init__(folder)
-        make_data(folder / "data.jsonl", examples)
-        make_data(folder / "even.jsonl", digits=3)  # every answer is equally long
+        for name, pairs in {"data": sums(examples), "equal_lengths": sums(64, digits=3)}.items():
+            write_jsonl(folder / f"{name}.jsonl", ({"prompt": q, "completion": a} for q, a in pairs))
 
     def settings(self, name: str, *, data: str = "data.jsonl", **changes: Any) -> dict[str, Any]:
         own = {
@@ -76,7 +72,8 @@ class Axolotl(Host):
     def train(
         self, name: str, *arguments: str, env: dict[str, str] | None = None, **changes: Any
     ) -> tuple[list[dict[str, float]], str]:
-        """(what was logged at every step, everything that was printed)."""
+        """Runs `axolotl train`; returns the log of every step, and all that was printed."""
+        # `log_of` reads the checkpoint that is saved at the end.
         changes = {"save_strategy": "steps", "save_steps": 1000, "save_first_step": False} | changes
         done = self.call("train", str(self.recipe(name, **changes)), *arguments, env=env)
         return self.log_of(name), done.stdout + done.stderr

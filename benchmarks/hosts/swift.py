@@ -1,63 +1,42 @@
-"""Runs the real `swift sft` on a model of its own, on a CPU; or many recipes in one process, which starts once.
-
-python -m benchmarks.hosts.swift OUT.json RECIPE.yaml ... does what the command does with each recipe, and writes
-what came of it.
-"""
+"""Runs the real `swift sft` on a tiny model, on a CPU; or several recipes in one process, to import ms-swift once."""
 
 from __future__ import annotations
 
 import json
 import logging
 import os
-import random
 import shutil
 import sys
 from pathlib import Path
 from typing import Any
 
-from benchmarks.hosts.host import BIN, Host
+from benchmarks.hosts.driver import BIN, CPU_ENVIRONMENT, CPU_TRAINER_RECIPE, HostDriver, sums, write_jsonl
 from benchmarks.paths import ROOT
 
-ENV = {
-    **os.environ,
-    "PYTHONPATH": str(ROOT),
-    "HF_HUB_OFFLINE": "1",
-    "CUDA_VISIBLE_DEVICES": "",
-    "OMP_NUM_THREADS": "1",
-}
-CPU_RECIPE: dict[str, Any] = {
+CPU_RECIPE: dict[str, Any] = CPU_TRAINER_RECIPE | {
     "ENV": {"USE_HF": 1},
     "model_type": "llama",
     "template": "dummy",
     "tuner_type": "full",
     "max_length": 64,
     "add_version": False,
-    "per_device_train_batch_size": 2,
     "gradient_accumulation_steps": 1,
-    "max_steps": 6,
     "learning_rate": 0.001,
-    "lr_scheduler_type": "constant",
-    "logging_steps": 1,
-    "save_strategy": "no",
-    "report_to": "none",
-    "use_cpu": True,
     "torch_dtype": "float32",
     "fp16": False,
     "dataloader_num_workers": 0,
     "check_model": False,
-    "seed": 3,
 }
 
 
-class Swift(Host):
-    ENV = ENV
+class Swift(HostDriver):
+    """Trains on sums.jsonl."""
+
+    ENV = CPU_ENVIRONMENT | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
-        draw = random.Random(0)
-        pairs = [(draw.randint(0, 99), draw.randint(0, 99)) for _ in range(96)]
-        rows = [json.dumps({"query": f"{a}+{b}=", "response": f"{a + b}."}) for a, b in pairs]
-        (folder / "sums.jsonl").write_text("\n".join(rows))
+        write_jsonl(folder / "sums.jsonl", ({"query": q, "response": a} for q, a in sums()))
 
     def settings(self, name: str, env: dict[str, Any] | None = None, **changes: Any) -> dict[str, Any]:
         own = {"model": str(self.folder / "model"), "dataset": str(self.folder / "sums.jsonl")}
@@ -67,38 +46,53 @@ class Swift(Host):
     def train(
         self, name: str, *arguments: str, shell: dict[str, str] | None = None, **changes: Any
     ) -> tuple[list[dict[str, float]], str]:
-        """(what was logged, everything that was printed)."""
+        """Runs `swift sft`; returns the log history, and all that was printed. `shell` is added to the environment."""
         shutil.rmtree(self.folder / name, ignore_errors=True)
         recipe = str(self.recipe(name, **changes))
         done = self.call(str(BIN / "swift"), "sft", recipe, *arguments, env=shell)
         return log_of(self.folder / name), done.stdout + done.stderr
 
-    def several(self, recipes: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-        """For each: `log`, what swift `said`, and the `error` that ended it, if one did."""
+    def several(
+        self, recipes: dict[str, dict[str, Any]], env: dict[str, str] | None = None, preamble: str = ""
+    ) -> dict[str, dict[str, Any]]:
+        """Trains the recipes one after another in one process; returns the results of `run_here` by recipe.
+
+        `preamble` is Python code that runs first. "printed" is added to each result: the output of the whole process.
+        """
         paths = [str(self.recipe(name, **changes)) for name, changes in recipes.items()]
         out = self.folder / "several.json"
-        self.call(sys.executable, "-m", "benchmarks.hosts.swift", str(out), *paths)
-        return dict(zip(recipes, json.loads(out.read_text()), strict=True))
+        script = preamble + "from benchmarks.hosts.swift import main; main()"
+        done = self.call(sys.executable, "-c", script, str(out), *paths, env=env)
+        results = [result | {"printed": done.stdout + done.stderr} for result in json.loads(out.read_text())]
+        return dict(zip(recipes, results, strict=True))
 
 
 def log_of(run: Path) -> list[dict[str, float]]:
-    """What swift itself keeps of a run. Its last line is a summary, with what was logged to every digit."""
+    """Returns the log history of the run in this folder.
+
+    ms-swift writes it to logging.jsonl, whose last line is a summary with every value at full precision.
+    """
     lines = (run / "logging.jsonl").read_text().splitlines()
     log: list[dict[str, float]] = json.loads(lines[-1])["log_history"]
     return log
 
 
 def run_here(recipe: str) -> dict[str, Any]:
+    """Does in this process what `swift sft RECIPE` does.
+
+    Returns the log history ("log"), the messages of ms-swift's logger ("messages"), and the exception that ended the
+    run, or "" ("error").
+    """
     from swift.arguments import SftArguments
     from swift.cli.main import parse_yaml_args
     from swift.pipelines import sft_main
     from swift.utils import get_logger
 
-    # Only this: that there is a flash attention, which no CPU has. What is packed is the same without it.
+    # Skips the check that flash attention is installed, which needs a GPU. Packing itself works without it.
     SftArguments._check_padding_free = lambda args: setattr(args, "padding_free", args.padding_free or args.packing)
-    said: list[str] = []
+    messages: list[str] = []
     listener = logging.Handler()
-    listener.emit = lambda record: said.append(record.getMessage())  # type: ignore[method-assign]
+    listener.emit = lambda record: messages.append(record.getMessage())  # type: ignore[method-assign]
     get_logger().addHandler(listener)
     before, argv = dict(os.environ), [recipe]
     result: dict[str, Any] = {"log": [], "error": ""}
@@ -108,10 +102,12 @@ def run_here(recipe: str) -> dict[str, Any]:
     except Exception as error:
         result["error"] = f"{type(error).__name__}: {error}"
     get_logger().removeHandler(listener)
+    # A recipe sets environment variables under ENV; the next recipe starts without them.
     os.environ.clear()
     os.environ.update(before)
-    return result | {"said": "\n".join(said)}
+    return result | {"messages": "\n".join(messages)}
 
 
-if __name__ == "__main__":
-    Path(sys.argv[1]).write_text(json.dumps([run_here(recipe) for recipe in sys.argv[2:]]))
+def main() -> None:
+    out, *recipes = sys.argv[1:]
+    Path(out).write_text(json.dumps([run_here(recipe) for recipe in recipes]))

@@ -1,46 +1,30 @@
-"""Runs the real `trl sft` on a model of its own, on a CPU."""
+"""Runs the real `trl sft` on a tiny model, on a CPU."""
 
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import sys
 from pathlib import Path
 from typing import Any
 
-from benchmarks.hosts.host import BIN, Host, make_data
+from benchmarks.hosts.driver import BIN, CPU_ENVIRONMENT, CPU_TRAINER_RECIPE, HostDriver, sums, write_jsonl
 
-ENV = {
-    **os.environ,
-    "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
-    "HF_HUB_OFFLINE": "1",
-    "CUDA_VISIBLE_DEVICES": "",
-    "OMP_NUM_THREADS": "1",
-}
-CPU_RECIPE: dict[str, Any] = {
+CPU_RECIPE: dict[str, Any] = CPU_TRAINER_RECIPE | {
     "max_length": 64,
-    "per_device_train_batch_size": 2,
-    "max_steps": 6,
-    "learning_rate": 0.01,
-    "lr_scheduler_type": "constant",
-    "logging_steps": 1,
-    "save_strategy": "no",
-    "report_to": "none",
-    "use_cpu": True,
     "bf16": False,
     "gradient_checkpointing": False,
     "disable_tqdm": True,
-    "seed": 3,
 }
-# What the script that `trl sft` launches does, for one recipe after another: importing takes longer than training.
+SAVED = {"save_strategy": "steps", "save_steps": 1000}  # `log_of` reads the checkpoint that is saved at the end.
+# Does what `trl sft` does, for several recipes in one process: importing TRL takes longer than training here.
 SCRIPT = """
 import sys
 from trl.scripts.sft import main, make_parser
 for recipe in sys.argv[1:]:
     main(*make_parser().parse_args_and_config(["--config", recipe], fail_with_unknown_args=False))
 """
-# For assistant-only loss, a chat template has to say which tokens are the assistant's.
+# assistant_only_loss needs a chat template that marks the assistant's tokens with `generation`.
 CHAT_TEMPLATE = (
     "{% for message in messages %}{% if message.role == 'assistant' %}"
     "{% generation %}{{ message.content }}{% endgeneration %}"
@@ -48,35 +32,34 @@ CHAT_TEMPLATE = (
 )
 
 
-def make_experts(like: Path, where: Path) -> None:
-    """A random mixture of experts, with the tokenizer of another model."""
+def make_experts(like: Path, folder: Path) -> None:
+    """Writes a random mixture of experts to `folder`, with the tokenizer and some sizes of the model in `like`."""
     import torch
     from transformers import MixtralConfig, MixtralForCausalLM
 
-    shutil.copytree(like, where)
+    shutil.copytree(like, folder)
     sizes = json.loads((like / "config.json").read_text())
-    kept = ("vocab_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "pad_token_id")
+    shared = ("vocab_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "pad_token_id")
     config = MixtralConfig(
-        hidden_size=32, intermediate_size=32, num_local_experts=4, **{name: sizes[name] for name in kept}
+        hidden_size=32, intermediate_size=32, num_local_experts=4, **{name: sizes[name] for name in shared}
     )
     torch.manual_seed(0)
-    MixtralForCausalLM(config).save_pretrained(where)
+    MixtralForCausalLM(config).save_pretrained(folder)
 
 
-class TRL(Host):
-    ENV = ENV
+class TRL(HostDriver):
+    """Trains a dense model, or one with experts, on pairs.jsonl (prompts and completions) or chats.jsonl."""
+
+    ENV = CPU_ENVIRONMENT | {"OMP_NUM_THREADS": "1"}
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
         (folder / "model" / "chat_template.jinja").write_text(CHAT_TEMPLATE)
         make_experts(folder / "model", folder / "experts")
-        make_data(folder / "pairs.jsonl", 96)
-        rows = [json.loads(line) for line in (folder / "pairs.jsonl").read_text().splitlines()]
-        with (folder / "chats.jsonl").open("w") as file:
-            for row in rows:
-                turns = [("user", row["prompt"]), ("assistant", row["completion"])] * 2
-                messages = [{"role": role, "content": content} for role, content in turns]
-                file.write(json.dumps({"messages": messages}) + "\n")
+        write_jsonl(folder / "pairs.jsonl", ({"prompt": q, "completion": a} for q, a in sums()))
+        turns = [[("user", q), ("assistant", a)] * 2 for q, a in sums()]
+        chats = [[{"role": role, "content": content} for role, content in chat] for chat in turns]
+        write_jsonl(folder / "chats.jsonl", ({"messages": messages} for messages in chats))
 
     def settings(self, name: str, *, data: str = "pairs", experts: bool = False, **changes: Any) -> dict[str, Any]:
         own = {
@@ -89,17 +72,19 @@ class TRL(Host):
     def train(
         self, name: str, *arguments: str, env: dict[str, str] | None = None, **changes: Any
     ) -> tuple[list[dict[str, float]], str]:
-        """(what was logged, everything that was printed)."""
+        """Runs `trl sft`; returns the log history, and all that was printed."""
         shutil.rmtree(self.folder / name, ignore_errors=True)
-        recipe = self.recipe(name, **{"save_strategy": "steps", "save_steps": 1000} | changes)
+        recipe = self.recipe(name, **SAVED | changes)
         done = self.call(str(BIN / "trl"), "sft", "--config", str(recipe), *arguments, env=env)
         return self.log_of(name), done.stdout + done.stderr
 
     def train_each(
-        self, recipes: dict[str, dict[str, Any]], env: dict[str, str] | None = None, before: str = ""
+        self, recipes: dict[str, dict[str, Any]], env: dict[str, str] | None = None, preamble: str = ""
     ) -> str:
-        """All in one process; everything that was printed. `log_of` has what each logged."""
-        saved = {"save_strategy": "steps", "save_steps": 1000}
-        paths = [str(self.recipe(name, **(saved | recipe))) for name, recipe in recipes.items()]
-        done = self.call(sys.executable, "-c", before + SCRIPT, *paths, env=env)
+        """Trains the recipes one after another in one process and returns all that was printed; `log_of` has the logs.
+
+        `preamble` is Python code that runs first.
+        """
+        paths = [str(self.recipe(name, **SAVED | recipe)) for name, recipe in recipes.items()]
+        done = self.call(sys.executable, "-c", preamble + SCRIPT, *paths, env=env)
         return done.stdout + done.stderr

@@ -26,7 +26,7 @@ from typing import Any
 import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from benchmarks import measuring, paths
+from benchmarks import paths, provenance
 from benchmarks.learning import base, plan, report, store
 from benchmarks.learning.plan import SIZES, Run, Size
 from benchmarks.learning.train import measured
@@ -67,7 +67,7 @@ def run(args: argparse.Namespace) -> None:
         return
     _quiet()
     session = len([line for line in store.read(path) if line["kind"] == "session"])
-    made = measuring.circumstances(PACKAGES) | {"jobs": args.jobs, "device": _device()}
+    made = provenance.collect(PACKAGES) | {"jobs": args.jobs, "device": _device()}
     store.append(path, {"kind": "session", "size": size.name, "session": session, **made})
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, TextColumn("left"), TimeRemainingColumn(), speed_estimate_period=600) as bars:

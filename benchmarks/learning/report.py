@@ -6,7 +6,7 @@ import statistics
 from pathlib import Path
 from typing import Any
 
-from benchmarks import measuring
+from benchmarks import provenance
 from benchmarks.learning import plan, plots, store, tables, verdicts
 from benchmarks.learning.plan import SIZES
 from benchmarks.learning.regimes import REGIMES
@@ -68,7 +68,7 @@ def write(path: Path) -> str:
 def readme_figures(lines: list[dict[str, Any]]) -> list[str]:
     study = Study.of(lines, SIZES["cpu"])
     assert study is not None
-    return [*table(tables.in_place_of_sft(study)), "", measuring.made(study.sessions[-1])]
+    return [*table(tables.in_place_of_sft(study)), "", provenance.describe(study.sessions[-1])]
 
 
 def section(study: Study, path: Path) -> str:
@@ -76,7 +76,12 @@ def section(study: Study, path: Path) -> str:
     named = list(plan.planned(size, study.known))
     done = sum(study.known.of(run) is not None for run in named)
     whole = max(len(named), plan.expected(size))
-    lines = [f"## Size {size.name}: {figures['parameters']:,} parameters", "", measuring.made(study.sessions[-1]), ""]
+    lines = [
+        f"## Size {size.name}: {figures['parameters']:,} parameters",
+        "",
+        provenance.describe(study.sessions[-1]),
+        "",
+    ]
     if done < whole:
         lines += [f"**Unfinished: {done} of {whole} runs are here.** What is missing is left out below.", ""]
     lines += ["### In short", "", "Each method at its own learning rate:", "", *table(tables.overall(study)), ""]

@@ -1,4 +1,4 @@
-"""A recipe's step time and peak memory in the real Axolotl: plain SFT, and with `plugins: [otr]`."""
+"""Time and peak memory of a training step in the real Axolotl, without the plugin and with `plugins: [otr]`."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from typing import Any
 from rich.console import Console
 from rich.markdown import Markdown
 
-from benchmarks import measuring
+from benchmarks import provenance
 from benchmarks.hosts.axolotl import Axolotl
-from benchmarks.hosts.host import make_model
+from benchmarks.hosts.driver import make_model
 from benchmarks.paths import RESULTS
 
 PROBE = "benchmarks.performance.axolotl_probe.Probe"
+PLAIN = "plain Axolotl"
 CONTENDERS: dict[str, dict[str, Any]] = {
-    "plain Axolotl": {},
+    PLAIN: {},
     "otr: sampled": {"plugins": ["otr"]},
     "otr: exact": {"plugins": ["otr"], "otr": {"estimator": "exact"}},
     "otr: sft": {"plugins": ["otr"], "otr": {"objective": "sft"}},
 }
-PLAIN = "plain Axolotl"
-# The vocabulary of Qwen2.5 over a body small enough for a CPU: the head is most of the step.
+# The vocabulary of Qwen2.5 on layers small enough for a CPU: the language-model head takes most of the step.
 MODEL = {"vocab_size": 151936, "hidden_size": 512, "intermediate_size": 512, "max_position_embeddings": 1024}
 RECIPE: dict[str, Any] = {
     "adapter": "lora",
@@ -42,9 +42,9 @@ RECIPE: dict[str, Any] = {
 
 
 def add_to(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--rounds", type=int, default=2, help="runs of each contender, interleaved (default 2)")
-    parser.add_argument("--small", action="store_true", help="a tiny vocabulary: does everything run?")
-    parser.add_argument("--out", type=Path, default=RESULTS / "axolotl-cpu")
+    parser.add_argument("--rounds", type=int, default=2, help="runs of each contender, in turn (default 2)")
+    parser.add_argument("--small", action="store_true", help="a tiny vocabulary, only to check that the benchmark runs")
+    parser.add_argument("--out", type=Path, default=RESULTS / "axolotl-cpu", help="result file, without its suffix")
     parser.set_defaults(run=run)
 
 
@@ -60,31 +60,35 @@ def run(args: argparse.Namespace) -> None:
                 plugins = [*changes.get("plugins", []), PROBE]
                 host.call("train", str(host.recipe("run", **RECIPE | changes | {"plugins": plugins})))
                 runs[name].append(json.loads((host.folder / "run" / "probe.json").read_text()))
-    results: dict[str, Any] = measuring.circumstances(("axolotl", "torch", "transformers", "peft"))
+    results: dict[str, Any] = provenance.collect(("axolotl", "torch", "transformers", "peft"))
     results |= {"model": model, "recipe": RECIPE, "rounds": args.rounds, "contenders": {}}
-    steps = {name: [s for one in many for s in one["seconds"]] for name, many in runs.items()}
-    for name, many in runs.items():
+    for name, probes in runs.items():
         results["contenders"][name] = {
-            "seconds": statistics.median(steps[name]),
-            "megabytes": statistics.median(one["megabytes"] for one in many),
+            "seconds": statistics.median(seconds for probe in probes for seconds in probe["seconds"]),
+            "megabytes": statistics.median(probe["megabytes"] for probe in probes),
         }
     page = render(results)
-    measuring.write(args.out, results, page)
+    provenance.write_results(args.out, results, page)
     Console().print(Markdown(page))
-    print(f"kept in {args.out}.json and .md")
+    print(f"written to {args.out}.json and .md")
 
 
 def render(results: dict[str, Any]) -> str:
+    """Returns the Markdown page of the results."""
     recipe, model = results["recipe"], results["model"]
-    how = (
-        f"A random Llama of 2 layers, width {model['hidden_size']}, vocabulary {model['vocab_size']}; LoRA, packed, "
-        f"{recipe['sequence_len']} tokens a step, float32. Medians over the steps of {results['rounds']} runs of each, "
-        "in turn; memory is the peak during steps beyond what the process held before them."
+    method = (
+        f"A random Llama with 2 layers, width {model['hidden_size']} and vocabulary {model['vocab_size']}; LoRA, "
+        f"packing, {recipe['sequence_len']} tokens a step, float32. Medians over the steps of {results['rounds']} runs "
+        "of each contender, which take turns. Memory is the peak during the steps above what the process held before."
     )
-    return "\n".join(["# A step in Axolotl on a CPU", "", measuring.made(results), "", how, "", *table(results)]) + "\n"
+    return (
+        "\n".join(["# A step in Axolotl on a CPU", "", provenance.describe(results), "", method, "", *table(results)])
+        + "\n"
+    )
 
 
 def table(results: dict[str, Any]) -> list[str]:
+    """Returns the lines of a Markdown table: a row for each contender."""
     lines = ["| | step | memory | time × plain | memory × plain |", "|---|---:|---:|---:|---:|"]
     plain = results["contenders"][PLAIN]
     for name, figures in results["contenders"].items():
@@ -96,4 +100,5 @@ def table(results: dict[str, Any]) -> list[str]:
 
 
 def readme_figures(results: dict[str, Any]) -> list[str]:
-    return [*table(results), "", measuring.made(results)]
+    """Returns the lines of the README's table."""
+    return [*table(results), "", provenance.describe(results)]

@@ -1,4 +1,4 @@
-"""What is timed: each takes a Case and leaves gradients on its leaves, as a training step would."""
+"""The contenders: functions that compute a loss on a Case and leave gradients on its leaves, as a step would."""
 
 from __future__ import annotations
 
@@ -12,20 +12,23 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from otr_plugin import OTRConfig, otr_loss
+from otr_plugin.loss.checks import IGNORE_INDEX
 
 
 class Size(NamedTuple):
-    n: int
-    d: int
-    v: int
+    n: int  # positions
+    d: int  # width of a hidden state
+    v: int  # vocabulary
 
 
 @dataclass
 class Case:
+    """The inputs of a loss: hidden states [N, D], the weight of the head [V, D] and labels [N]."""
+
     hidden: Tensor
     weight: Tensor
     labels: Tensor
-    first: int = 0  # position that is trained
+    first_trained: int = 0  # Positions before this one are the prompt and have the ignore index as label.
 
     @classmethod
     def make(
@@ -37,31 +40,36 @@ class Case:
         dtype: torch.dtype = torch.float32,
         trained: float = 1.0,
     ) -> Case:
-        """trained: the share of positions that are; the others are the prompt, at the front."""
+        """Makes random inputs. `trainable`: the head's weight needs a gradient. `trained`: the share of positions
+        that are trained; the others come first, as a prompt does.
+        """
         g = torch.Generator(device).manual_seed(0)
         on: dict[str, Any] = {"generator": g, "device": device}
-        # Logits with a standard deviation of 2, about that of a language model's.
+        # The logits have a standard deviation of 2, about that of a language model's.
         hidden = torch.randn(size.n, size.d, dtype=dtype, **on).requires_grad_()
         weight = torch.randn(size.v, size.d, dtype=dtype, **on).mul_(2 / size.d**0.5).requires_grad_(trainable)
         labels = torch.randint(0, size.v, (size.n,), **on)
-        first = round(size.n * (1 - trained))
-        labels[:first] = -100
-        return cls(hidden, weight, labels, first)
+        first_trained = round(size.n * (1 - trained))
+        labels[:first_trained] = IGNORE_INDEX
+        return cls(hidden, weight, labels, first_trained)
 
-    def forget_gradients(self) -> None:
+    def clear_gradients(self) -> None:
         self.hidden.grad = self.weight.grad = None
 
 
 Contender = Callable[[Case], None]
+DEFAULTS = OTRConfig()
 
 
 def bare_gemms(case: Case) -> None:
-    """The floor: the logits, hidden's gradient and, for a trainable head, the weight's, where it is trained."""
+    """The least that any loss needs: the matrix products for the logits of the trained positions, for the gradient
+    of their hidden states and, with a trainable head, for the gradient of its weight.
+    """
     with torch.no_grad():
-        hidden = case.hidden[case.first :]
+        hidden = case.hidden[case.first_trained :]
         logits = hidden @ case.weight.t()
         case.hidden.grad = torch.zeros_like(case.hidden)
-        torch.mm(logits, case.weight, out=case.hidden.grad[case.first :])
+        torch.mm(logits, case.weight, out=case.hidden.grad[case.first_trained :])
         if case.weight.requires_grad:
             case.weight.grad = logits.t() @ hidden
 
@@ -71,7 +79,7 @@ def whole_cross_entropy(case: Case) -> None:
 
 
 def pytorch_linear_cross_entropy(case: Case) -> None:
-    # Left to itself it takes chunks of 2 rows on this CPU, and several minutes.
+    # Its default on a CPU is chunks of 2 rows, which take several minutes.
     options = torch.nn.LinearCrossEntropyOptions(batch_chunk_size=min(512, len(case.hidden)))
     F.linear_cross_entropy(case.hidden, case.weight, case.labels, options=options).backward()
 
@@ -98,18 +106,20 @@ def cut_cross_entropy(case: Case) -> None:
     linear_cross_entropy(case.hidden, case.weight, case.labels).backward()
 
 
-def otr_by_hand(case: Case, samples: int = 256, temperature: float = 1.3, beta: float = -0.1) -> None:
-    """What one would write: whole logits, torch.multinomial, autograd."""
-    labels = case.labels[case.first :]
-    logits = (case.hidden[case.first :] @ case.weight.t()).float()
+def otr_by_hand(case: Case) -> None:
+    """OTR as one would write it without this package: whole logits, torch.multinomial and autograd."""
+    labels = case.labels[case.first_trained :]
+    logits = (case.hidden[case.first_trained :] @ case.weight.t()).float()
     with torch.no_grad():
-        drawn = torch.multinomial((logits / temperature).softmax(-1), samples, replacement=True)
-        reward = torch.where(drawn == labels.unsqueeze(1), 1.0, beta)
+        drawn = torch.multinomial((logits / DEFAULTS.temperature).softmax(-1), DEFAULTS.samples, replacement=True)
+        reward = torch.where(drawn == labels.unsqueeze(1), 1.0, DEFAULTS.beta)
     objective = -(reward * logits.log_softmax(-1).gather(1, drawn)).mean(-1)
     objective.mean().backward()
 
 
 def ours(config: OTRConfig) -> Contender:
+    """Returns this package's loss with these settings, as a contender."""
+
     def step(case: Case) -> None:
         otr_loss(case.hidden, case.weight, case.labels, config).loss.backward()
 
@@ -125,7 +135,7 @@ EXACT = "ours: exact"
 
 
 def available(device: str = "cpu") -> dict[str, Contender]:
-    """Those that can run on this device, and are installed."""
+    """Returns the contenders that run on this device and are installed, by name."""
     contenders: dict[str, Contender] = {
         FLOOR: bare_gemms,
         CROSS_ENTROPY: whole_cross_entropy,
@@ -140,7 +150,7 @@ def available(device: str = "cpu") -> dict[str, Contender]:
         contenders["TRL's fused head"] = trl_fused_head
     return contenders | {
         BY_HAND: otr_by_hand,
-        SAMPLED: ours(OTRConfig()),
+        SAMPLED: ours(DEFAULTS),
         EXACT: ours(OTRConfig(estimator="exact")),
         "ours: dft": ours(OTRConfig(objective="dft")),
         "ours: sft": ours(OTRConfig(objective="sft")),

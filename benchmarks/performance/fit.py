@@ -1,9 +1,9 @@
-"""The longest sequence that trains on a consumer's card: QLoRA of 7B and 8B shapes, under a cap on GPU memory.
+"""The longest sequence that trains under a cap on GPU memory, as on a consumer's card: QLoRA of 7B and 8B shapes.
 
-Weights are random, in 4 bits (bitsandbytes, NF4), with LoRA of rank 16 on every linear layer but the head, gradient
-checkpointing, one sequence a step, one step of AdamW. The cap is PyTorch's own, on this process's share of the GPU;
-what CUDA itself takes is outside of it. Each cell is a process of its own, and is kept as soon as it is known: run it
-again, and it goes on with those that are missing.
+Weights are random and stored in 4 bits (bitsandbytes, NF4), with LoRA of rank 16 on every linear layer except the
+head, gradient checkpointing, and one sequence per step of AdamW. PyTorch enforces the cap on the memory that this
+process allocates; memory that CUDA itself takes is not counted. Each cell of the table is measured in a process of its
+own and written at once: the same command, run again, measures the cells that are missing.
 """
 
 from __future__ import annotations
@@ -22,8 +22,9 @@ import torch
 from rich.console import Console
 from rich.markdown import Markdown
 
-from benchmarks import measuring
+from benchmarks import provenance
 from benchmarks.paths import RESULTS
+from benchmarks.performance.gpu import device_for, gpu_name
 from otr_plugin import OTRConfig, attach
 from otr_plugin.loss.reference import otr_loss_on_logits
 
@@ -52,15 +53,24 @@ SHAPES: dict[str, tuple[str, dict[str, Any]]] = {
     "tiny": ("llama", TINY | {"num_key_value_heads": 2, "vocab_size": 512}),
 }
 CAPS = (8, 12, 16, 24)  # GiB
-METHODS = ("SFT, whole logits", "SFT, Liger's fused CE", "OTR by hand, whole logits", "OTR, ours")
+SFT, LIGER, BY_HAND, OURS = METHODS = (
+    "SFT, whole logits",
+    "SFT, Liger's fused CE",
+    "OTR by hand, whole logits",
+    "OTR, ours",
+)
 STEP, LONGEST = 512, 2**17  # tokens
-LONGEST_SMALL = 1024
+LONGEST_ON_CPU = 1024
 
 
 def add_to(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--small", action="store_true", help="a tiny model, on a CPU if need be: does everything run?")
-    parser.add_argument("--minutes", type=float, default=9, help="start no new cell after this long (default 9)")
-    parser.add_argument("--out", type=Path, default=RESULTS / "fit")
+    parser.add_argument(
+        "--small",
+        action="store_true",
+        help="a tiny model, on a CPU if there is no GPU, only to check that the benchmark runs",
+    )
+    parser.add_argument("--minutes", type=float, default=9, help="start no new cell after so many minutes (default 9)")
+    parser.add_argument("--out", type=Path, default=RESULTS / "fit", help="result file, without its suffix")
     parser.add_argument("--cell", nargs=3, metavar=("SHAPE", "GIB", "METHOD"), help=argparse.SUPPRESS)
     parser.set_defaults(run=run)
 
@@ -69,29 +79,28 @@ def run(args: argparse.Namespace) -> None:
     if args.cell:
         print(json.dumps(longest(args.cell[0], float(args.cell[1]), args.cell[2])))
         return
-    if not torch.cuda.is_available() and not args.small:
-        raise SystemExit("benchmarks fit: PyTorch sees no GPU here. --small runs it on a CPU, to see that it does.")
+    gpu = gpu_name(device_for("fit", args.small))
     shapes, caps = (["tiny"], CAPS[:1]) if args.small else (["Qwen2.5-7B", "Llama-3.1-8B"], CAPS)
     kept = args.out.with_suffix(".json")
     results = json.loads(kept.read_text()) if kept.exists() else {"cells": []}
     packages = ("torch", "triton", "transformers", "peft", "bitsandbytes", "liger-kernel")
-    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "none: run on a CPU, to see that it runs"
-    results |= measuring.circumstances(packages) | {"gpu": gpu}
+    results |= provenance.collect(packages) | {"gpu": gpu}
     end = time.monotonic() + 60 * args.minutes
     for cell in [(shape, cap, method) for shape in shapes for cap in caps for method in METHODS]:
         if any((c["shape"], c["gib"], c["method"]) == cell for c in results["cells"]):
             continue
         if time.monotonic() > end:
-            print("out of time; run it again for the rest")
+            print("The time is up; the same command, run again, measures the missing cells.")
             break
-        results["cells"].append(in_its_own_process(*cell))
+        results["cells"].append(longest_in_new_process(*cell))
         print(results["cells"][-1], flush=True)
-        measuring.write(args.out, results, render(results))
+        provenance.write_results(args.out, results, render(results))
     Console().print(Markdown(render(results)))
-    print(f"kept in {args.out}.json and .md")
+    print(f"written to {args.out}.json and .md")
 
 
-def in_its_own_process(shape: str, gib: int, method: str) -> dict[str, Any]:
+def longest_in_new_process(shape: str, gib: int, method: str) -> dict[str, Any]:
+    """Returns the cell: what `longest` returns, or the last line of the error that ended the process."""
     command = [sys.executable, "-m", "benchmarks", "fit", "--cell", shape, str(gib), method]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     cell: dict[str, Any] = {"shape": shape, "gib": gib, "method": method}
@@ -101,13 +110,16 @@ def in_its_own_process(shape: str, gib: int, method: str) -> dict[str, Any]:
 
 
 def longest(shape: str, gib: float, method: str) -> dict[str, Any]:
-    """The most tokens, in steps of STEP, with which a training step succeeds under the cap."""
-    limit = LONGEST if torch.cuda.is_available() else LONGEST_SMALL
+    """Returns the largest number of tokens, a multiple of STEP, with which a training step succeeds under the cap.
+
+    "at least" marks a search that ended at its limit instead of at the cap.
+    """
+    limit = LONGEST if torch.cuda.is_available() else LONGEST_ON_CPU
     if torch.cuda.is_available():
         total = torch.cuda.get_device_properties(0).total_memory
         torch.cuda.set_per_process_memory_fraction(gib * 2**30 / total)
     try:
-        step = trainer(shape, method)
+        step = training_step(shape, method)
     except torch.OutOfMemoryError:
         return {"tokens": 0}
     if not fits(step, STEP):
@@ -124,6 +136,7 @@ def longest(shape: str, gib: float, method: str) -> dict[str, Any]:
 
 
 def fits(step: Callable[[int], None], tokens: int) -> bool:
+    """Whether a training step on so many tokens succeeds without running out of memory."""
     try:
         step(tokens)
         return True
@@ -135,13 +148,13 @@ def fits(step: Callable[[int], None], tokens: int) -> bool:
             torch.cuda.empty_cache()
 
 
-def trainer(shape: str, method: str) -> Callable[[int], None]:
-    """A training step on one sequence of so many tokens."""
+def training_step(shape: str, method: str) -> Callable[[int], None]:
+    """Returns a function that does a training step on one sequence of the given number of tokens."""
     from peft import LoraConfig, get_peft_model
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     kind, settings = SHAPES[shape]
-    if method == "SFT, Liger's fused CE":
+    if method == LIGER:
         from liger_kernel import transformers as liger
 
         off = {"rope": False, "rms_norm": False, "swiglu": False}
@@ -152,15 +165,15 @@ def trainer(shape: str, method: str) -> Callable[[int], None]:
     model = get_peft_model(model, LoraConfig(r=16, lora_alpha=32, target_modules=targets, task_type="CAUSAL_LM"))
     model.enable_input_require_grads()
     model.train()
-    if method == "OTR, ours":
+    if method == OURS:
         attach(model, OTRConfig())
     optimizer = torch.optim.AdamW((p for p in model.parameters() if p.requires_grad), lr=1e-5)
 
     def step(tokens: int) -> None:
         ids = torch.randint(0, settings["vocab_size"], (1, tokens), device=device)
         try:
-            if method == "OTR by hand, whole logits":
-                by_hand(model, ids)
+            if method == BY_HAND:
+                backward_by_hand(model, ids)
             else:
                 model(input_ids=ids, labels=ids, use_cache=False).loss.backward()
             optimizer.step()
@@ -170,7 +183,8 @@ def trainer(shape: str, method: str) -> Callable[[int], None]:
     return step
 
 
-def by_hand(model: Any, ids: torch.Tensor) -> None:
+def backward_by_hand(model: Any, ids: torch.Tensor) -> None:
+    """The backward pass of OTR on whole logits, by the specification."""
     config = OTRConfig()
     logits = model(input_ids=ids, use_cache=False).logits[0, :-1].float()
     uniforms = torch.rand(len(logits), config.samples, device=logits.device)
@@ -178,7 +192,7 @@ def by_hand(model: Any, ids: torch.Tensor) -> None:
 
 
 def four_bit_model(kind: str, settings: dict[str, Any], device: str) -> Any:
-    """Random weights, made and quantised one layer at a time: the whole would not fit under the cap."""
+    """Returns a model with random weights, made and quantised layer by layer: in 16 bits it would exceed the cap."""
     from bitsandbytes.nn import Linear4bit, Params4bit
     from torch import nn
     from transformers import AutoConfig, AutoModelForCausalLM
@@ -213,7 +227,7 @@ def four_bit_model(kind: str, settings: dict[str, Any], device: str) -> Any:
 
 
 def render(results: dict[str, Any]) -> str:
-    lines = ["# The longest sequence that trains", "", f"{results['gpu']}. {measuring.made(results)}", ""]
+    lines = ["# The longest sequence that trains", "", f"{results['gpu']}. {provenance.describe(results)}", ""]
     lines += [" ".join((__doc__ or "").split("\n\n")[1].split()), "", *table(results)]
     return "\n".join(lines) + "\n"
 
@@ -222,12 +236,12 @@ def table(results: dict[str, Any]) -> list[str]:
     lines = ["| | cap | " + " | ".join(METHODS) + " |", "|---|---:|" + "---:|" * len(METHODS)]
     cells = {(c["shape"], c["gib"], c["method"]): c for c in results["cells"]}
     for shape, gib in dict.fromkeys((c["shape"], c["gib"]) for c in results["cells"]):
-        shown = [tokens(cells.get((shape, gib, method))) for method in METHODS]
-        lines.append(f"| {shape} | {gib} GiB | " + " | ".join(shown) + " |")
+        texts = [cell_text(cells.get((shape, gib, method))) for method in METHODS]
+        lines.append(f"| {shape} | {gib} GiB | " + " | ".join(texts) + " |")
     return lines
 
 
-def tokens(cell: dict[str, Any] | None) -> str:
+def cell_text(cell: dict[str, Any] | None) -> str:
     if cell is None:
         return "not measured"
     if "failed" in cell:

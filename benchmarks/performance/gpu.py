@@ -1,7 +1,8 @@
-"""The loss on a GPU: every contender's time and peak memory in one run, and what the rows kernel moves.
+"""Time and peak memory of the loss on a GPU, for every contender in one run, and the bandwidth of the loss kernel.
 
-bfloat16, forward and backward. Contenders take turns, round after round; times are medians of events on the device.
-Before every step the memory that gradients will get is filled with NaN, and after it they have to be finite.
+bfloat16, forward and backward. The contenders take turns, round after round; times are medians, from events on the
+device. Before every step the memory from which gradients will be allocated is filled with NaN; after the step the
+gradients must be finite. An output that a kernel leaves unwritten is noticed that way.
 """
 
 from __future__ import annotations
@@ -19,8 +20,9 @@ from rich.console import Console
 from rich.markdown import Markdown
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from benchmarks import measuring
+from benchmarks import provenance
 from benchmarks.paths import RESULTS
+from benchmarks.performance import timing
 from benchmarks.performance.contenders import FLOOR, LIGER, SAMPLED, Case, Contender, Size, available, ours
 from benchmarks.performance.loss import grid
 from otr_plugin import OTRConfig
@@ -29,7 +31,7 @@ from otr_plugin.loss.memory_plan import CHUNK_BYTES_GPU
 from otr_plugin.loss.torch_kernel import padded
 from otr_plugin.metrics import ROW_METRICS
 
-CELLS = [  # size, and the share of positions that is trained
+CELLS = [  # (size, share of positions that are trained)
     (Size(8192, 4096, 151936), 1.0),
     (Size(16384, 2048, 248320), 1.0),
     (Size(4096, 4096, 32000), 1.0),
@@ -37,7 +39,8 @@ CELLS = [  # size, and the share of positions that is trained
     (Size(8192, 4096, 151936), 0.25),
 ]
 SMALL = [(Size(64, 32, 1000), 1.0), (Size(64, 32, 1000), 0.25)]
-AT_LIGERS = "ours: sampled, Liger's chunks"
+SAMPLED_LIGERS_CHUNKS = "ours: sampled, Liger's chunks"
+WARM_UP = 2  # rounds of the loss kernel that are not counted
 KERNELS = {
     "sampled": OTRConfig(),
     "exact": OTRConfig(estimator="exact"),
@@ -48,17 +51,19 @@ KERNELS = {
 
 def add_to(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rounds", type=int, default=7, help="counted runs of each contender (default 7)")
-    parser.add_argument("--small", action="store_true", help="tiny sizes, on a CPU if need be: does everything run?")
-    parser.add_argument("--out", type=Path, default=RESULTS / "gpu")
+    parser.add_argument(
+        "--small",
+        action="store_true",
+        help="tiny sizes, on a CPU if there is no GPU, only to check that the benchmark runs",
+    )
+    parser.add_argument("--out", type=Path, default=RESULTS / "gpu", help="result file, without its suffix")
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> None:
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    if device == "cpu" and not args.small:
-        raise SystemExit("benchmarks gpu: PyTorch sees no GPU here. --small runs it on a CPU, to see that it does.")
-    results = measuring.circumstances(("torch", "triton", "liger-kernel", "cut-cross-entropy", "trl"))
-    results |= {"gpu": gpu_name(device), "rounds": args.rounds, "cells": [], "rows kernel": []}
+    device = device_for("gpu", args.small)
+    results = provenance.collect(("torch", "triton", "liger-kernel", "cut-cross-entropy", "trl"))
+    results |= {"gpu": gpu_name(device), "rounds": args.rounds, "cells": [], "loss kernel": []}
     cells = [
         (size, share, trainable) for size, share in (SMALL if args.small else CELLS) for trainable in (False, True)
     ]
@@ -70,60 +75,73 @@ def run(args: argparse.Namespace) -> None:
             case = Case.make(size, trainable, device=device, dtype=torch.bfloat16, trained=share)
             results["cells"].append(
                 {"n": size.n, "d": size.d, "v": size.v, "trained": share, "trainable": trainable}
-                | {"contenders": measured(case, contenders(size, device), args.rounds)}
+                | {"contenders": time_and_memory(case, contenders(size, device), args.rounds)}
             )
             del case
             progress.advance(bar)
     for size, _ in SMALL[:1] if args.small else CELLS[:4]:
-        results["rows kernel"].append(traffic(size, device, args.rounds))
+        results["loss kernel"].append(kernel_bandwidth(size, device, args.rounds))
     page = render(results)
-    measuring.write(args.out, results, page)
+    provenance.write_results(args.out, results, page)
     Console().print(Markdown(page))
-    print(f"kept in {args.out}.json and .md")
+    print(f"written to {args.out}.json and .md")
+
+
+def device_for(command: str, small: bool) -> str:
+    """Returns "cuda", or "cpu" where there is no GPU and only a check is wanted."""
+    if torch.cuda.is_available():
+        return "cuda"
+    if not small:
+        raise SystemExit(
+            f"benchmarks {command}: PyTorch finds no GPU. --small checks on a CPU that the benchmark runs."
+        )
+    return "cpu"
 
 
 def gpu_name(device: str) -> str:
-    return torch.cuda.get_device_name() if device == "cuda" else "none: run on a CPU, to see that it runs"
+    return torch.cuda.get_device_name() if device == "cuda" else "No GPU: a check on a CPU that the benchmark runs"
 
 
 def contenders(size: Size, device: str) -> dict[str, Contender]:
-    # Liger's own rule for its chunks, so that memory can be compared at the same.
+    """Returns the contenders on this device, and ours with Liger's chunk size, to compare memory at equal chunks."""
+    # Liger's own rule for the number of rows of a chunk.
     chunk = 2 ** math.ceil(math.log2(math.ceil(size.n / math.ceil(size.v / size.d))))
-    return available(device) | {AT_LIGERS: ours(OTRConfig(chunk_tokens=chunk))}
+    return available(device) | {SAMPLED_LIGERS_CHUNKS: ours(OTRConfig(chunk_tokens=chunk))}
 
 
-def measured(case: Case, some: dict[str, Contender], rounds: int) -> dict[str, Any]:
-    """What each contender took, or why it took nothing."""
+def time_and_memory(case: Case, contenders: dict[str, Contender], rounds: int) -> dict[str, Any]:
+    """Returns for each contender its median seconds, ratio to the bare GEMMs and peak MB, or why it failed."""
     figures: dict[str, Any] = {}
-    for name, contender in some.items():  # compiles, warms up, and shows the memory
+    for name, contender in contenders.items():  # Also compiles the kernels and warms up.
         try:
             figures[name] = {"megabytes": peak(case, contender)}
         except torch.OutOfMemoryError:
             figures[name] = {"failed": "out of memory"}
-        except Exception as error:  # of another library, on this GPU
+        except Exception as error:  # Another library may fail on this GPU in any way.
             figures[name] = {"failed": f"{type(error).__name__}: {str(error)[:200]}"}
-        case.forget_gradients()
-    seconds: dict[str, list[float]] = {name: [] for name in some if "failed" not in figures[name]}
+        case.clear_gradients()
+    seconds: dict[str, list[float]] = {name: [] for name in contenders if "failed" not in figures[name]}
     for _ in range(rounds):
-        for name, taken in seconds.items():
-            case.forget_gradients()
-            poison(case)
-            taken.append(timed(case.hidden.device.type, some[name], case))
+        for name, times in seconds.items():
+            case.clear_gradients()
+            fill_free_memory_with_nan(case)
+            times.append(timed(case.hidden.device.type, contenders[name], case))
             gradients = [leaf.grad for leaf in (case.hidden, case.weight) if leaf.requires_grad]
             if any(gradient is None or not gradient.isfinite().all() for gradient in gradients):
-                raise SystemExit(f"benchmarks gpu: {name} left gradients that are not finite")
-    for name, taken in seconds.items():
-        figures[name] |= {"seconds": statistics.median(taken), "ratio": measuring.ratio(taken, seconds[FLOOR])}
+                raise SystemExit(f"benchmarks gpu: {name} computed gradients that are not finite")
+    for name, times in seconds.items():
+        figures[name] |= {"seconds": statistics.median(times), "ratio": timing.median_ratio(times, seconds[FLOOR])}
     return figures
 
 
-def poison(case: Case) -> None:
-    """What is allocated next finds NaN, so that an output that nobody writes is noticed."""
+def fill_free_memory_with_nan(case: Case) -> None:
+    """Makes the next allocations of these sizes start as NaN: the allocator reuses the memory that is freed here."""
     for tensor in (case.hidden, case.weight):
         torch.empty_like(tensor).fill_(math.nan)
 
 
 def timed(device: str, step: Callable[..., Any], *args: Any) -> float:
+    """Returns the seconds that one call of `step` takes on the device."""
     if device == "cpu":
         start = time.perf_counter()
         step(*args)
@@ -138,12 +156,12 @@ def timed(device: str, step: Callable[..., Any], *args: Any) -> float:
 
 
 def peak(case: Case, contender: Contender) -> float:
-    """MB beyond what the inputs take. The second step's: the first may compile and try things."""
+    """Returns the peak MB above what the inputs take, of the second step: the first may compile and tune kernels."""
     if case.hidden.device.type == "cpu":
         contender(case)
         return 0.0
     contender(case)
-    case.forget_gradients()
+    case.clear_gradients()
     torch.cuda.synchronize()
     torch.cuda.empty_cache()
     before = torch.cuda.memory_allocated()
@@ -153,8 +171,8 @@ def peak(case: Case, contender: Contender) -> float:
     return (torch.cuda.max_memory_allocated() - before) / 1e6
 
 
-def traffic(size: Size, device: str, rounds: int) -> dict[str, Any]:
-    """The rows kernel alone on one chunk: bytes that it has to read and write a second, against a copy's."""
+def kernel_bandwidth(size: Size, device: str, rounds: int) -> dict[str, Any]:
+    """Returns GB/s of the loss kernel on one chunk, and of a copy: bytes that must be read and written, per second."""
     count = max(1, min(size.n, CHUNK_BYTES_GPU // (2 * size.v)))
     g = torch.Generator(device).manual_seed(0)
     fresh = torch.randn(count, padded(size.v), generator=g, device=device, dtype=torch.bfloat16) * 2
@@ -165,61 +183,63 @@ def traffic(size: Size, device: str, rounds: int) -> dict[str, Any]:
     for name, config in KERNELS.items():
         steps[name] = one_chunk(logits, labels, stats, config, size.v)
     seconds: dict[str, list[float]] = {name: [] for name in steps}
-    for turn in range(rounds + 2):
+    for turn in range(WARM_UP + rounds):
         for name, step in steps.items():
             logits.copy_(fresh)
-            taken = timed(device, step)
-            if turn >= 2:
-                seconds[name].append(taken)
-    rates = {name: moved / statistics.median(taken) / 1e9 for name, taken in seconds.items()}
+            time_of_step = timed(device, step)
+            if turn >= WARM_UP:
+                seconds[name].append(time_of_step)
+    rates = {name: moved / statistics.median(times) / 1e9 for name, times in seconds.items()}
     return {"rows": count, "v": size.v, "gigabytes a second": rates}
 
 
 def one_chunk(
     logits: torch.Tensor, labels: torch.Tensor, stats: torch.Tensor, config: OTRConfig, v: int
 ) -> Callable[[], None]:
-    rows = choose_kernel(config.kernel, logits.device, logits.dtype)
+    """Returns a function that runs the loss kernel on the chunk."""
+    compute_chunk = choose_kernel(config.kernel, logits.device, logits.dtype)
     uniforms = torch.rand(len(labels), config.samples, device=logits.device) if config.draws else None
     options: dict[str, Any] = {"vocabulary": v, "logit_scale": 1.0, "softcap": None, "with_grad": True}
-    return lambda: rows(logits, labels, uniforms, stats, config, **options)
+    return lambda: compute_chunk(logits, labels, uniforms, stats, config, **options)
 
 
 def render(results: dict[str, Any]) -> str:
-    """The page that a person reads, from the results alone."""
-    how = (
-        f"bfloat16, forward and backward, medians of {results['rounds']} interleaved rounds. Ratios are to the bare "
-        "GEMMs of the same round: two with a frozen head, three with a trainable one. Memory is the peak beyond the "
-        "inputs."
+    """Returns the Markdown page of the results."""
+    method = (
+        f"bfloat16, forward and backward; medians of {results['rounds']} rounds in which the contenders take turns. "
+        "Ratios are to the bare GEMMs of the same round: two GEMMs with a frozen head, three with a trainable one. "
+        "Memory is the peak above what the inputs take."
     )
-    lines = ["# The loss on a GPU", "", f"{results['gpu']}. {measuring.made(results)}", "", how]
+    lines = ["# The loss on a GPU", "", f"{results['gpu']}. {provenance.describe(results)}", "", method]
     for trainable in (False, True):
         cells = [cell for cell in results["cells"] if cell["trainable"] == trainable]
-        lines += ["", f"## {'Trainable' if trainable else 'Frozen'} head", "", *grid(cells, show)]
+        lines += ["", f"## {'Trainable' if trainable else 'Frozen'} head", "", *grid(cells, cell_text)]
         lines += [against_liger(cells)]
     lines += [
         "",
-        "## The rows kernel alone",
+        "## The loss kernel alone",
         "",
-        "It has to read a chunk of logits and to write its gradient once.",
+        "It must read a chunk of logits once and write its gradient once.",
         "",
     ]
     lines += ["| rows, V | copy | " + " | ".join(KERNELS) + " |", "|---|---:|" + "---:|" * len(KERNELS)]
-    for one in results["rows kernel"]:
-        rates = one["gigabytes a second"]
+    for chunk in results["loss kernel"]:
+        rates = chunk["gigabytes a second"]
         shares = [f"{rates[name]:,.1f} GB/s ({rates[name] / rates['copy']:.0%})" for name in KERNELS]
-        lines.append(f"| {one['rows']}, {one['v']} | {rates['copy']:,.1f} GB/s | " + " | ".join(shares) + " |")
+        lines.append(f"| {chunk['rows']}, {chunk['v']} | {rates['copy']:,.1f} GB/s | " + " | ".join(shares) + " |")
     return "\n".join(lines) + "\n"
 
 
-def show(figures: dict[str, Any]) -> str:
+def cell_text(figures: dict[str, Any]) -> str:
     if "failed" in figures:
         return str(figures["failed"])
     return f"{figures['ratio']:.2f} × ({1000 * figures['seconds']:.1f} ms), {figures['megabytes']:,.0f} MB"
 
 
 def against_liger(cells: list[dict[str, Any]]) -> str:
-    shares = []
+    """Returns the table's row with our time as a multiple of Liger's."""
+    ratios = []
     for cell in cells:
         pair = [cell["contenders"].get(name, {}).get("seconds") for name in (SAMPLED, LIGER)]
-        shares.append("not measured" if None in pair else f"{pair[0] / pair[1]:.2f} ×")
-    return "| *ours: sampled, as a multiple of Liger's* | " + " | ".join(shares) + " |"
+        ratios.append("not measured" if None in pair else f"{pair[0] / pair[1]:.2f} ×")
+    return "| *ours: sampled, as a multiple of Liger's* | " + " | ".join(ratios) + " |"

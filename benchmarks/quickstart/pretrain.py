@@ -1,9 +1,9 @@
-"""The small model of the quickstart and the examples, from nothing: half a million parameters, six small skills.
+"""Pretrains the small model of the quickstart and the examples: half a million parameters, six small skills.
 
     python -m benchmarks pretrain          # a quarter of an hour on 2 cores
 
-What it makes is carried in the repository, in example_configs/small, so that nobody has to wait for it: the model
-with its tokenizer, questions of a skill that the model has not seen, and a note of what was measured.
+Writes example_configs/small, which is kept in the repository so that nobody has to run this first: the model with its
+tokenizer, the quickstart's training examples, and made.json with the exact match of each skill.
 """
 
 from __future__ import annotations
@@ -17,51 +17,52 @@ from typing import Any
 import torch
 from rich.progress import Progress
 
-from benchmarks import measuring
-from benchmarks.paths import EXAMPLES
-from benchmarks.quickstart.exact_match import accuracy
+from benchmarks import provenance
+from benchmarks.quickstart.data import (
+    MODEL,
+    NEW_SKILL,
+    OLD_SIZES,
+    OLD_SKILLS,
+    REGIME,
+    SMALL,
+    TRAINING_FILE,
+    old_skill_questions,
+    training_lines,
+)
+from benchmarks.quickstart.exact_match import exact_match
 from benchmarks.string_skills import Example, examples, save_tokenizer
+from otr_plugin.loss.checks import IGNORE_INDEX
 
-SMALL = EXAMPLES / "small"
-OLD = ("copy", "rev", "asc", "max", "add", "next")
-OLD_SIZES = range(1, 8)
-NEW = "desc"
-NEW_SIZES, HARDER_SIZES = range(3, 6), range(6, 8)
-NEW_EXAMPLES = 768
-ASKED = 500  # questions of each skill, when the model is measured
-RATE = 3e-3
-IGNORED = -100
+QUESTIONS = 500  # of each skill, to measure the pretrained model
+LEARNING_RATE = 3e-3
 
 
 def add_to(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--steps", type=int, default=5000)
-    parser.add_argument("--batch", type=int, default=192)
-    parser.add_argument("--out", type=Path, default=SMALL)
+    parser.add_argument("--steps", type=int, default=5000, help="optimizer steps (default 5000)")
+    parser.add_argument("--batch", type=int, default=192, help="examples of a step (default 192)")
+    parser.add_argument("--out", type=Path, default=SMALL, help="folder to write (default example_configs/small)")
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> None:
-    folder = args.out / "model"
+    folder = args.out / MODEL.name
     tokenizer = save_tokenizer(folder)
     model = new_model(tokenizer)
     train(model, tokenizer, args.steps, args.batch)
     model.to(torch.bfloat16).save_pretrained(folder)
-    model.float()  # as rounded
-    scores = {skill: accuracy(model, tokenizer, held_out(skill, OLD_SIZES)) for skill in OLD}
-    scores[NEW] = accuracy(model, tokenizer, held_out(NEW, NEW_SIZES))
-    made = measuring.circumstances(("torch", "transformers")) | {"held-out accuracy": scores}
+    model.float()  # The weights keep the rounding to bfloat16, as a user will load them.
+    scores = exact_match_by_skill(model, tokenizer)
+    made = provenance.collect(("torch", "transformers")) | {"exact match": scores}
     (args.out / "made.json").write_text(json.dumps(made, indent=1) + "\n")
-    write_new_skill(args.out / f"{NEW}.jsonl")
+    (args.out / TRAINING_FILE.name).write_text(training_lines())
     print(json.dumps(scores))
 
 
-def held_out(skill: str, sizes: range) -> list[Example]:
-    return list(islice(examples(skill, sizes, seed=1, test=True), ASKED))
-
-
-def write_new_skill(path: Path) -> None:
-    pairs = islice(examples(NEW, NEW_SIZES, seed=0, test=False), NEW_EXAMPLES)
-    path.write_text("".join(json.dumps({"prompt": q, "completion": a}) + "\n" for q, a in pairs))
+def exact_match_by_skill(model: Any, tokenizer: Any) -> dict[str, float]:
+    """Returns the exact match on held-out questions of every old skill and of the new one."""
+    questions = {skill: old_skill_questions(skill, QUESTIONS, seed=1) for skill in OLD_SKILLS}
+    questions[NEW_SKILL] = REGIME.test(QUESTIONS)
+    return {skill: exact_match(model, tokenizer, pairs) for skill, pairs in questions.items()}
 
 
 def new_model(tokenizer: Any) -> Any:
@@ -85,12 +86,12 @@ def new_model(tokenizer: Any) -> Any:
 
 
 def train(model: Any, tokenizer: Any, steps: int, batch: int) -> None:
-    streams = [examples(skill, OLD_SIZES, seed=0, test=False) for skill in OLD]
-    optimizer = torch.optim.AdamW(model.parameters(), lr=RATE, betas=(0.9, 0.98), weight_decay=0.01)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE, steps, pct_start=0.05)
+    streams = [examples(skill, OLD_SIZES, seed=0, test=False) for skill in OLD_SKILLS]
+    optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.98), weight_decay=0.01)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, steps, pct_start=0.05)
     with Progress() as progress:
         for _ in progress.track(range(steps), description="pretraining"):
-            pairs = [pair for stream in streams for pair in islice(stream, batch // len(OLD))]
+            pairs = [pair for stream in streams for pair in islice(stream, batch // len(OLD_SKILLS))]
             loss = model(**batch_of(pairs, tokenizer)).loss
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -100,12 +101,12 @@ def train(model: Any, tokenizer: Any, steps: int, batch: int) -> None:
 
 
 def batch_of(pairs: list[Example], tokenizer: Any) -> dict[str, torch.Tensor]:
-    """Questions and answers; only answers are trained, as a recipe with masked prompts does."""
+    """Returns input_ids and labels of questions with their answers; only the tokens of the answers are trained."""
     rows, labels = [], []
     for question, answer in pairs:
         q, a = tokenizer(question)["input_ids"], [*tokenizer(answer)["input_ids"], tokenizer.eos_token_id]
         rows.append(torch.tensor(q + a))
-        labels.append(torch.tensor([IGNORED] * len(q) + a))
+        labels.append(torch.tensor([IGNORE_INDEX] * len(q) + a))
     pad = torch.nn.utils.rnn.pad_sequence
     ids = pad(rows, batch_first=True, padding_value=tokenizer.pad_token_id)
-    return {"input_ids": ids, "labels": pad(labels, batch_first=True, padding_value=IGNORED)}
+    return {"input_ids": ids, "labels": pad(labels, batch_first=True, padding_value=IGNORE_INDEX)}

@@ -36,6 +36,7 @@ def draw(q: Tensor, label: Tensor, q_label: Tensor, uniforms: Tensor) -> tuple[T
     tiles = q.view(len(q), -1, width)
     tile_ends = tiles.sum(-1).cumsum(-1, dtype=torch.float64)
     others = tile_ends[:, -1:]
+    # The place of the draw in the running sum over the other tokens; if it is negative, the label is drawn.
     rest = uniforms.double() * (others + q_label) - q_label
     is_label = (rest < 0) | (others == 0)
     # Keep rest below the total, so that rounding cannot move a draw behind the last tile that has mass.

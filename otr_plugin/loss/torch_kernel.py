@@ -66,16 +66,18 @@ def compute_chunk(
             afterwards.
         labels: [C], int64 or int32. The caller has removed positions that are not trained.
         uniforms: [C, K], float32 or float64, in [0, 1); None unless config.draws.
-        row_metrics: [C, len(ROW_METRICS)], of dtype precise(logits.dtype). Every column is overwritten, in the order
-            of ROW_METRICS. "objective" includes the term of nll_weight; DRAW_METRICS are NaN without a rollout.
+        row_metrics: [C, len(ROW_METRICS)], contiguous, of dtype precise(logits.dtype). Every column is overwritten,
+            in the order of ROW_METRICS. "objective" includes the term of nll_weight; DRAW_METRICS are NaN without a
+            rollout.
         config: the settings. For an objective, estimator or baseline without an implementation, a kernel raises
             NotImplementedError.
         vocabulary: V.
         logit_scale, softcap: as for otr_loss.
         with_grad: whether to compute the gradient.
 
-    A label outside the vocabulary makes that row's metrics and gradient NaN, and reads no memory out of bounds. (On a
-    GPU this is the only check of the labels.) NaN among the logits makes only the results of that row NaN.
+    NaN marks a wrong row and stays in it. A label outside the vocabulary makes all metrics and the gradient of its row
+    NaN, and reads no memory out of bounds; on a GPU this is the only check of the labels. If all logits of a row are
+    NaN, as after NaN in hidden, then so are its nll, its objective and its gradient.
     """
     elements = BLOCK_ELEMENTS_CPU if logits.device.type == "cpu" else BLOCK_ELEMENTS
     step = min(max(1, elements // logits.shape[1]), len(logits))

@@ -157,7 +157,7 @@ class Handle:
         sums, self.sums = self.sums, {}
         return average(reduce_over_ranks(sums)) if sums else {}
 
-    # In place of model.forward.
+    # model_forward replaces model.forward. Its steps follow it.
 
     def model_forward(self, original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run the model's forward. If it has labels, its loss is OTR's, or a RuntimeError says why it is not."""
@@ -221,7 +221,7 @@ class Handle:
                 "be disabled, and an SFTTrainer of TRL created before attach(): call attach() first."
             )
 
-    # In place of lm_head.forward.
+    # head_forward replaces lm_head.forward. Its steps follow it.
 
     def head_forward(self, original: Callable[[Tensor], Tensor], hidden: Tensor) -> Tensor:
         """Compute the loss of the call from the head's input; return a placeholder for the logits, [..., 1].
@@ -277,7 +277,7 @@ class Handle:
         for name, value in sums.items():
             self.sums[name] = self.sums[name] + value if name in self.sums else value
 
-    # In place of model.loss_function.
+    # loss_function replaces model.loss_function.
 
     def loss_function(self, *args: Any, **kwargs: Any) -> Tensor:
         """Return the loss that head_forward computed, after the first-step check of the logits if one was begun.
@@ -315,18 +315,25 @@ def draw_seed(seed: int, step: int, micro_batch: int, rank: int) -> int:
 
 
 def _describe_objective(config: OTRConfig) -> str:
-    text = f"objective {config.objective}"
-    if config.objective == "otr":
-        if config.estimator == "sampled":
-            estimator = f"{config.samples} samples"
-        elif config.estimator == "exact":
-            estimator = "exact"
-        else:
-            raise NotImplementedError(f"otr: no description of the estimator {config.estimator!r}")
-        text += f" ({estimator}, temperature {config.temperature}, beta {config.beta}, baseline {config.baseline})"
-    elif config.objective not in ("dft", "sft"):
-        raise NotImplementedError(f"otr: no description of the objective {config.objective!r}")
+    match config.objective:
+        case "otr":
+            rest = f"temperature {config.temperature}, beta {config.beta}, baseline {config.baseline}"
+            text = f"objective otr ({_describe_estimator(config)}, {rest})"
+        case "dft" | "sft":
+            text = f"objective {config.objective}"
+        case _:
+            raise NotImplementedError(f"{__name__}: objective {config.objective!r} is not implemented")
     return text + (f" + {config.nll_weight} NLL" if config.nll_weight else "")
+
+
+def _describe_estimator(config: OTRConfig) -> str:
+    match config.estimator:
+        case "sampled":
+            return f"{config.samples} samples"
+        case "exact":
+            return "exact"
+        case _:
+            raise NotImplementedError(f"{__name__}: estimator {config.estimator!r} is not implemented")
 
 
 def _next_token_labels(call: Call, hidden: Tensor) -> Tensor:
@@ -356,7 +363,7 @@ def _with_gradient_of(loss: Tensor, value: Tensor) -> Tensor:
     return value + (loss - loss.detach())
 
 
-# Both look the handle up on the module at each call, because a deep copy of the model has a handle of its own.
+# Both replacements look the handle up on the module at each call: a deep copy of the model has a handle of its own.
 
 
 def _make_model_forward(original: Callable[..., Any]) -> Callable[..., Any]:

@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from benchmarks.hosts.axolotl import ENV, Axolotl
-from benchmarks.hosts.host import again_if_a_rank_died
+from benchmarks.hosts.driver import retry_if_a_rank_died
 from otr_plugin.metrics import PREFIX, ROW_METRICS
 from tests.hosts.agreement import same_training
 
@@ -18,13 +18,13 @@ def axolotl(tmp_path_factory):
 
 ON_CPU = {"ACCELERATE_USE_CPU": "true"}
 TWO = ("--launcher", "torchrun", "--", "--nproc_per_node=2")
-RECIPE = {"data": "even.jsonl", "max_steps": 4, "logging_steps": 2}
+RECIPE = {"data": "equal_lengths.jsonl", "max_steps": 4, "logging_steps": 2}
 
 
 def two_ranks(axolotl, name, plugins, **changes):
     env = ON_CPU | {"OMP_NUM_THREADS": "1"}
-    recipe = RECIPE | changes | {"plugins": ["benchmarks.hosts.on_cpu.Ranks", *plugins]}
-    return again_if_a_rank_died(lambda: axolotl.train(name, *TWO, env=env, **recipe))
+    recipe = RECIPE | changes | {"plugins": ["benchmarks.hosts.axolotl_plugins.RanksOnCPU", *plugins]}
+    return retry_if_a_rank_died(lambda: axolotl.train(name, *TWO, env=env, **recipe))
 
 
 def test_sft_is_the_hosts_own_training(axolotl):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from benchmarks.hosts.host import BIN
+from benchmarks.hosts.driver import BIN
 from benchmarks.hosts.trl import TRL
 from benchmarks.paths import ROOT
 from tests.hosts.agreement import same_training

@@ -195,6 +195,20 @@ def test_a_label_out_of_range_makes_its_own_row_nan(label):
     assert not gradient[1].isnan().any()
 
 
+@pytest.mark.parametrize("kernel", MODULES)
+@pytest.mark.parametrize("settings", [{}, {"estimator": "exact"}, {"objective": "dft"}, {"objective": "sft"}], ids=str)
+def test_nan_logits_make_their_own_row_nan(settings, kernel):
+    logits, labels, config = torch.randn(2, 300), torch.tensor([7, 3]), OTRConfig(**settings)
+    logits[0] = torch.nan
+    uniforms = torch.rand(2, 256) if config.draws else None
+    row_metrics, gradient = run_kernel(kernel, logits, labels, uniforms, config, 300)
+    columns = [ROW_METRICS.index(name) for name in ("nll", "objective")]
+    assert row_metrics[0, columns].isnan().all()
+    assert gradient[0].isnan().all()
+    assert not row_metrics[1, columns].isnan().any()
+    assert not gradient[1].isnan().any()
+
+
 def test_the_number_of_programs_does_not_change_the_result(monkeypatch):
     """Programs that process several rows reuse their scratch memory; no value of one row may reach the next."""
     launch = importlib.import_module("otr_plugin.loss.triton.launch")

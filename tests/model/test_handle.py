@@ -157,5 +157,5 @@ def test_describe_names_the_objective_and_the_head(settings, text):
 def test_describe_raises_for_an_unknown_objective_or_estimator(update):
     handle = attach(tiny("llama"))
     handle.config = handle.config.model_copy(update=update)
-    with pytest.raises(NotImplementedError, match=f"otr: no description of the {next(iter(update))} 'new'"):
+    with pytest.raises(NotImplementedError, match=f"{next(iter(update))} 'new' is not implemented"):
         handle.describe()

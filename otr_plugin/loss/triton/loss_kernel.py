@@ -25,6 +25,15 @@ SFT, DFT, EXACT, SAMPLED = tl.constexpr(0), tl.constexpr(1), tl.constexpr(2), tl
 
 
 @triton.jit
+def _q(x, top, threshold, inverse_temperature, CUT: tl.constexpr):
+    """q of tokens with logits x, not divided by its sum; 0 for tokens that cannot be drawn."""
+    q = tl.exp(tl.maximum(x - top, LOWEST) * inverse_temperature)
+    if CUT:
+        q = tl.where(x >= threshold, q, 0.0)
+    return q
+
+
+@triton.jit
 def _q_of_others(
     row, token, vocabulary, label, top, threshold, inverse_temperature, SCALE: tl.constexpr, CAP: tl.constexpr
 ):
@@ -112,25 +121,22 @@ def loss_kernel(
             new_top = tl.maximum(top, tl.max(x, 0))
             rise = top - new_top
             top = new_top
-            can_be_drawn = x >= threshold
-            x = tl.maximum(x - top, LOWEST)
-            p = tl.exp(x)
+            below_top = tl.maximum(x - top, LOWEST)
+            p = tl.exp(below_top)
             shrink = tl.exp(rise)
-            p_moments = shrink * (p_moments + p_sums * rise) + p * x
+            p_moments = shrink * (p_moments + p_sums * rise) + p * below_top
             p_sums = shrink * p_sums + p
-            if OBJECTIVE == EXACT or OBJECTIVE == SAMPLED:  # noqa: SIM109 - Triton does not compile `in`
-                q = tl.exp(x * inverse_temperature)
-                if CUT:
-                    q = tl.where(can_be_drawn, q, 0.0)
-                if OBJECTIVE == EXACT:
-                    shrink = tl.exp(rise * inverse_temperature)
-                    q_moments = shrink * (q_moments + q_sums * rise) + q * x
-                    q_sums = shrink * q_sums + q
-                else:
-                    tile = start // TILE + tl.arange(0, BLOCK // TILE)
-                    mass = tl.sum(tl.reshape(q, (BLOCK // TILE, TILE)), 1)
-                    tl.store(ends + tile, mass.to(tl.float64), mask=tile < TILES)
-                    tl.store(tops + start // BLOCK, top)
+            if OBJECTIVE == EXACT:
+                q = _q(x, top, threshold, inverse_temperature, CUT)
+                shrink = tl.exp(rise * inverse_temperature)
+                q_moments = shrink * (q_moments + q_sums * rise) + q * below_top
+                q_sums = shrink * q_sums + q
+            elif OBJECTIVE == SAMPLED:
+                q = _q(x, top, threshold, inverse_temperature, CUT)
+                tile = start // TILE + tl.arange(0, BLOCK // TILE)
+                mass = tl.sum(tl.reshape(q, (BLOCK // TILE, TILE)), 1)
+                tl.store(ends + tile, mass.to(tl.float64), mask=tile < TILES)
+                tl.store(tops + start // BLOCK, top)
         p_sum = tl.sum(p_sums, 0)
         log_z = tl.log(p_sum)
         label_distance = label_x - top
@@ -187,10 +193,11 @@ def loss_kernel(
                 k = first + tl.arange(0, DRAWS)
                 live = k < samples
                 u = tl.load(uniforms + index * samples + k, mask=live, other=0.0)
+                # The place of the draw in the running sum over the other tokens; if it is negative, the label is drawn.
                 rest = u.to(tl.float64) * total - label_weight
                 is_label = rest < 0
                 # Keep rest below the total, so that rounding cannot move a draw behind the last tile that has mass.
-                rest = tl.minimum(tl.maximum(rest, 0.0), others - others * 2.220446049250313e-16)
+                rest = tl.minimum(tl.maximum(rest, 0.0), others - others * 2.220446049250313e-16)  # 2**-52
                 before = tl.zeros((DRAWS,), tl.int32)  # number of tiles that end at or before the draw
                 for step in tl.static_range(TILE_STEPS):
                     half = TILES >> (step + 1)
@@ -243,10 +250,7 @@ def loss_kernel(
                 x = load_logits(row, token, token < vocabulary, SCALE, CAP)
                 gradient = p_factor * tl.exp(x - top)
                 if OBJECTIVE == EXACT:
-                    q = tl.exp((x - top) * inverse_temperature)
-                    if CUT:
-                        q = tl.where(x >= threshold, q, 0.0)
-                    gradient -= q_factor * q
+                    gradient -= q_factor * _q(x, top, threshold, inverse_temperature, CUT)
                 gradient = tl.where(token == label, gradient - label_share - nll_weight, gradient)
                 gradient = raw_gradient(gradient, x, SCALE, CAP)
                 tl.store(row + token, gradient.to(dtype), mask=token < vocabulary)

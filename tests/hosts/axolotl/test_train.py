@@ -9,7 +9,7 @@ import time
 import pytest
 
 from benchmarks.hosts.axolotl import ENV
-from benchmarks.hosts.host import BIN
+from benchmarks.hosts.driver import BIN
 from otr_plugin.metrics import PREFIX, ROW_METRICS
 from tests.hosts.agreement import (
     ANSWER,
@@ -113,7 +113,7 @@ def test_overrides_on_the_command_line_reach_the_settings(axolotl):
 
 def test_accumulated_micro_batches_equal_one_batch(axolotl):
     """If all have the same number of tokens: Axolotl 0.19.0 averages micro-batches without weights."""
-    recipe = {"plugins": ["otr"], "otr": {"estimator": "exact"}, "data": "even.jsonl"}
+    recipe = {"plugins": ["otr"], "otr": {"estimator": "exact"}, "data": "equal_lengths.jsonl"}
     whole, _ = axolotl.train("whole", **recipe, micro_batch_size=4)
     parts, _ = axolotl.train("parts", **recipe, micro_batch_size=1, gradient_accumulation_steps=4)
     for (loss, norm), (own_loss, own_norm) in zip(losses(parts), losses(whole), strict=True):

@@ -6,7 +6,7 @@ import re
 import pytest
 from llamafactory.hparams import get_train_args
 
-from benchmarks.hosts.host import BIN
+from benchmarks.hosts.driver import BIN
 from otr_plugin import OTRConfig
 from otr_plugin.hosts.llamafactory.adapter import OTHER_LOSSES
 

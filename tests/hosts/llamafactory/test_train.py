@@ -5,8 +5,8 @@ import sys
 
 import pytest
 
-from benchmarks.hosts.host import BIN
-from benchmarks.paths import ROOT
+from benchmarks.hosts.driver import BIN
+from benchmarks.hosts.liger_on_cpu import ENVIRONMENT, NORM_RAN, PREAMBLE
 from otr_plugin.metrics import PREFIX, ROW_METRICS
 from tests.hosts.agreement import (
     ANSWER,
@@ -83,29 +83,17 @@ def test_overrides_on_the_command_line(factory):
     assert "OTR is active: objective otr (8 samples" in printed
 
 
-LIGER_ON_CPU = """
-import sys
-import triton.language as tl
-from liger_kernel.ops import rms_norm
-rms_norm.rsqrt = lambda x: 1 / tl.sqrt(x)  # Triton's interpreter has no libdevice
-sys.argv[0] = "llamafactory-cli"
-from llamafactory.cli import main
-main()
-"""
-
-
 def test_ligers_kernels_stay_and_its_loss_goes(factory):
-    """Run for real, in Triton's interpreter. Its fused loss would go past the head, and OTR would refuse to train."""
-    script = factory.folder / "liger_on_cpu.py"
-    script.write_text(LIGER_ON_CPU)
+    """Liger's kernels run in Triton's interpreter. With its fused loss left on, OTR would refuse to train."""
+    script = PREAMBLE + "from llamafactory.cli import main; import sys; sys.argv[0] = 'llamafactory-cli'; main()"
     recipe = factory.recipe(
         "liger", plugins=["otr"], otr={"samples": 16}, enable_liger_kernel=True, max_steps=2, cutoff_len=16
     )
-    env = {"TRITON_INTERPRET": "1", "PYTHONPATH": str(ROOT)}
-    done = factory.call(sys.executable, str(script), "train", str(recipe), env=env)
+    done = factory.call(sys.executable, "-c", script, "train", str(recipe), env=ENVIRONMENT)
     printed = done.stdout + done.stderr
     assert "Liger kernel has been applied to the model." in printed
     assert "OTR is active: objective otr (16 samples" in printed
+    assert NORM_RAN in printed
 
 
 def test_the_short_command_is_the_same(factory):

@@ -4,10 +4,10 @@ Most recipes run in one process, as the command would run each; the command itse
 """
 
 import json
-import sys
 
 import pytest
 
+from benchmarks.hosts.liger_on_cpu import ENVIRONMENT, NORM_RAN, PREAMBLE
 from benchmarks.hosts.swift import ROOT
 from otr_plugin.metrics import PREFIX, ROW_METRICS
 from tests.hosts.agreement import (
@@ -83,9 +83,9 @@ def evaluations(log, name):
 def test_sft_is_the_hosts_own_training(runs, recipe):
     plain, ours = runs[f"{recipe}, plain"], runs[f"{recipe}, ours"]
     assert (plain["error"], ours["error"]) == ("", "")
-    assert "OTR is active: objective sft" in ours["said"]
-    assert (recipe == "QLoRA") == ("Linear4bit" in ours["said"])
-    assert "OTR" not in plain["said"].replace("OTR_", "")
+    assert "OTR is active: objective sft" in ours["messages"]
+    assert (recipe == "QLoRA") == ("Linear4bit" in ours["messages"])
+    assert "OTR" not in plain["messages"].replace("OTR_", "")
     assert len(losses(plain["log"])) >= 3
     same_training(ours["log"], plain["log"], norms=5e-5)
     for name in ("token_acc", "eval_loss", "eval_token_acc"):
@@ -94,7 +94,7 @@ def test_sft_is_the_hosts_own_training(runs, recipe):
 
 def test_otr(runs):
     run = runs["otr"]
-    assert "OTR is active: objective otr (16 samples, temperature 1.3, beta -0.1, baseline none)" in run["said"]
+    assert "OTR is active: objective otr (16 samples, temperature 1.3, beta -0.1, baseline none)" in run["messages"]
     steps = [entry for entry in run["log"] if "loss" in entry]
     assert len(steps) == 6
     for entry in steps:
@@ -132,26 +132,10 @@ def test_a_plugin_file_works_without_the_autoload(swift):
     assert "OTR is active: objective otr (8 samples" in printed
 
 
-LIGER_ON_CPU = """
-import sys
-import triton.language as tl
-from liger_kernel.ops import rms_norm
-from benchmarks.hosts.swift import run_here
-rms_norm.rsqrt = lambda x: 1 / tl.sqrt(x)  # Triton's interpreter has no libdevice
-own, calls = rms_norm.rms_norm_forward, []
-rms_norm.rms_norm_forward = lambda *args: calls.append(args) or own(*args)
-result = run_here(sys.argv[1])
-print(result["said"], result["error"], f"Liger's norm was called: {len(calls) > 0}")
-"""
-
-
 def test_ligers_kernels_stay_and_its_loss_goes(swift):
-    """Run for real, in Triton's interpreter. Its fused loss would go past the head, and OTR would refuse to train."""
-    script = swift.folder / "liger_on_cpu.py"
-    script.write_text(LIGER_ON_CPU)
-    recipe = swift.recipe("liger", use_liger_kernel=True, max_steps=2, max_length=16, **OTR, **EVALUATED)
-    done = swift.call(sys.executable, str(script), str(recipe), env={"TRITON_INTERPRET": "1"})
-    assert "OTR is active: objective otr (16 samples" in done.stdout
-    assert "The logging file will be saved in" in done.stdout  # so far without an error
-    assert done.stdout.endswith("Liger's norm was called: True\n")
-    assert "rror: " not in done.stdout
+    """Liger's kernels run in Triton's interpreter. With its fused loss left on, OTR would refuse to train."""
+    recipe = {"use_liger_kernel": True, "max_steps": 2, "max_length": 16} | OTR | EVALUATED
+    run = swift.several({"liger": recipe}, env=ENVIRONMENT, preamble=PREAMBLE)["liger"]
+    assert run["error"] == ""
+    assert "OTR is active: objective otr (16 samples" in run["messages"]
+    assert NORM_RAN in run["printed"]

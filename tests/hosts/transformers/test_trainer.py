@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, Trainer, TrainingArguments
 
-from benchmarks.hosts.host import make_model
+from benchmarks.hosts.driver import make_model
 from benchmarks.paths import ROOT
 from otr_plugin import OTRConfig, attach
 from otr_plugin.model.attach import attached_handle

@@ -1,34 +1,31 @@
-"""example_configs/trl, run by its own command for two steps, and its example in Python."""
+"""Every recipe in example_configs/trl trains two steps by the host's own command; the Python example trains too."""
 
 import json
 import sys
 
 import pytest
 
-from benchmarks.hosts.host import BIN
-from benchmarks.paths import ROOT
+from benchmarks.hosts.driver import BIN
+from benchmarks.paths import EXAMPLES
+from tests.hosts.examples import DEFAULTS, assert_objective_of
 
-EXAMPLES = sorted((ROOT / "example_configs" / "trl").glob("*.yaml"))
-
-
-@pytest.fixture(autouse=True)
-def examples(trl):
-    if not (trl.folder / "example_configs").exists():
-        (trl.folder / "example_configs").symlink_to(ROOT / "example_configs")
+RECIPES = sorted((EXAMPLES / "trl").glob("*.yaml"))
 
 
-@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
-def test_it_runs(trl, path):
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_the_recipe_trains(trl, path):
+    trl.link_examples()
     out = trl.folder / path.stem
     options = ("--max_steps", "2", "--logging_steps", "1", "--output_dir", str(out))
     done = trl.call(str(BIN / "trl"), "sft", "--config", str(path), *options)
-    assert ("OTR is active: objective otr (256 samples" in done.stdout) == path.stem.endswith("-otr")
+    assert_objective_of(path, done.stdout)
     log = json.loads((out / "checkpoint-2" / "trainer_state.json").read_text())["log_history"]
     assert [entry["step"] for entry in log if "loss" in entry] == [1, 2]
 
 
-def test_it_runs_in_python(trl):
+def test_the_python_example_trains(trl):
+    trl.link_examples()
     done = trl.call(sys.executable, "example_configs/trl/train.py")
-    assert "OTR is active: objective otr (256 samples" in done.stdout
+    assert DEFAULTS in done.stdout
     assert "'otr/hit_rate'" in done.stdout
     assert "'mean_token_accuracy'" in done.stdout

@@ -9,7 +9,7 @@ from trl import SFTConfig, SFTTrainer
 from trl.scripts import sft
 from trl.scripts.dpo import make_parser as make_dpo_parser
 
-from benchmarks.hosts.host import BIN
+from benchmarks.hosts.driver import BIN
 from otr_plugin import OTRConfig
 from otr_plugin.hosts.recipes import SETTINGS_KEY
 from otr_plugin.hosts.trl import adapter

@@ -5,6 +5,7 @@ import sys
 
 import pytest
 
+from benchmarks.hosts.liger_on_cpu import ENVIRONMENT, NORM_RAN, PREAMBLE
 from otr_plugin.metrics import PREFIX, ROW_METRICS
 from tests.hosts.agreement import (
     ANSWER,
@@ -150,20 +151,13 @@ def test_an_attached_model_trains_as_its_recipe_does(trl, ours, autoload):
     assert [entry["otr/objective"] for entry in log if "loss" in entry] == [entry["otr/objective"] for entry in want]
 
 
-LIGER_ON_CPU = """
-import triton.language as tl
-from liger_kernel.ops import rms_norm
-rms_norm.rsqrt = lambda x: 1 / tl.sqrt(x)  # Triton's interpreter has no libdevice
-"""
-
-
 def test_ligers_kernels_stay_and_its_loss_goes(trl):
-    """Run for real, in Triton's interpreter. Its fused loss would replace the model's forward, and OTR with it."""
+    """Liger's kernels run in Triton's interpreter. Its fused loss would replace OTR's forward."""
     pytest.importorskip("liger_kernel", reason="Liger's kernels are not installed beside this TRL")
     recipe = SFT | {"max_steps": 2, "max_length": 16}
     plain = trl.train_each({"no liger": recipe})
-    liger = recipe | {"use_liger_kernel": True}
-    printed = trl.train_each({"liger": liger}, env={"TRITON_INTERPRET": "1"}, before=LIGER_ON_CPU)
+    printed = trl.train_each({"liger": recipe | {"use_liger_kernel": True}}, env=ENVIRONMENT, preamble=PREAMBLE)
     assert "OTR is active" in plain
     assert "OTR is active" in printed
+    assert NORM_RAN in printed
     same_training(trl.log_of("liger"), trl.log_of("no liger"), norms=1e-4)
