@@ -86,13 +86,14 @@ def test_yaml_blocks_hold_valid_settings(page):
 
 # Code and commands
 
-# Blocks that need transformers run in tests/model/test_documented_code.py, and those of EXAMPLES in tests/extend.
-EXAMPLES = "docs/extend.md"
+# Blocks of this page are applied and run by tests/extend/test_extend.py.
+EXTENDING = "docs/extend.md"
+# Blocks that need transformers run in tests/model/test_documented_code.py.
 PYTHON = [
     pytest.param(code, id=f"{page} {i}")
     for page, text in PAGES.items()
     for i, (language, code) in enumerate(FENCED.findall(text))
-    if language == "python" and "attach(model" not in code and page != EXAMPLES
+    if language == "python" and "attach(model" not in code and page != EXTENDING
 ]
 
 
@@ -103,7 +104,8 @@ def test_python_blocks_run(code):
 
 def test_fenced_blocks_are_of_a_language_that_is_tested():
     for page, text in PAGES.items():
-        assert {language for language, _ in FENCED.findall(text)} <= {"python", "yaml"} or page == EXAMPLES
+        tested = {"python", "yaml"} | ({"diff"} if page == EXTENDING else set())
+        assert {language for language, _ in FENCED.findall(text)} <= tested
 
 
 # Each command that a page shows, and the test that runs it, or why none does.
