@@ -6,12 +6,14 @@ two learning rates.
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Callable
 
-from benchmarks.learning.comparisons import new_tokens
 from benchmarks.learning.plan import NLL, OTR, SFT, STEP_MATCHED_SFT, display_name
 from benchmarks.learning.study import MEASURES, NEW_TOKENS, Study
-from benchmarks.learning.tables import bold_points, minus, points, rate_errors
+from benchmarks.learning.tables import bold_points, minus, percent, points, rate_errors
+
+MUCH_WORSE = 0.05  # a smaller difference between two search results may be chance
 
 EXPLORATORY = """\
 **The study is exploratory.** It has one base model per size, tiny models and generated tasks. It tests many
@@ -40,22 +42,29 @@ def random_wrong_answers(study: Study) -> str:
     if not regimes:
         return ""
     methods = (OTR, "DFT", NLL)
-    ahead = [method for method in methods if _is_ahead(study, method, regimes)]
-    verdict = "No loss is ahead of SFT out of distribution in all of these regimes."
+    ahead = [_with_regimes(study, m, regimes) for m in methods if _is_ahead(study, m, regimes)]
+    verdict = "no loss is ahead of SFT in all of these regimes"
     if ahead:
-        names = " and ".join([", ".join(map(display_name, ahead[:-1])), display_name(ahead[-1])]).removeprefix(" and ")
-        verdict = f"Out of distribution, {names} {'are' if len(ahead) > 1 else 'is'} ahead of SFT in "
-        verdict += "each of these regimes in which they ran." if len(ahead) > 1 else "each of these regimes."
+        names = f"{', '.join(ahead[:-1])} and {ahead[-1]} are" if len(ahead) > 1 else f"{ahead[0]} is"
+        verdict = f"{names} ahead of SFT"
     figures = [
-        f"{measure}: " + "; ".join(filter(None, (_by_regime(study, m, regimes, name) for m in methods)))
+        f"  - {measure}: {'; '.join(filter(None, (_by_regime(study, m, regimes, name) for m in methods)))}."
         for name, measure in MEASURES.items()
     ]
-    return (
-        f"**Some answers are wrong at random ({', '.join(regimes)}).** {verdict} Points minus SFT (bold: a difference "
-        f"was found) {'. '.join(figures)}. The study does not test wrong answers that agree with what the model "
-        "already believes. OTR and DFT weight a position by the probability of its label, so they can learn such "
-        "answers faster than SFT."
+    text = (
+        f"**Some answers are wrong at random ({', '.join(regimes)}).** Out of distribution, {verdict}. The study does "
+        "not test wrong answers that agree with what the model already believes. OTR and DFT weight a label by the "
+        "probability that the model gives it, so they can learn such answers faster than SFT. Points minus SFT (bold: "
+        "a difference was found):"
     )
+    return "\n".join([text, *figures])
+
+
+def _with_regimes(study: Study, method: str, regimes: list[str]) -> str:
+    """The method's name, with the regimes in which it ran if these are not all."""
+    found = [regime for regime in regimes if regime in study.finished_regimes(SFT, method)]
+    name = display_name(method)
+    return name if found == regimes else f"{name} (which ran in {', '.join(found)} only)"
 
 
 def _is_ahead(study: Study, method: str, regimes: list[str]) -> bool:
@@ -72,7 +81,7 @@ def _by_regime(study: Study, method: str, regimes: list[str], name: str) -> str:
 def changed_rule(study: Study) -> str:
     if "points" not in study.finished_regimes(SFT, OTR):
         return ""
-    figures = ", ".join(f"{bold_points(study.differences(OTR, SFT, n)['points'])} {m}" for n, m in MEASURES.items())
+    figures = ", ".join(f"{m} {bold_points(study.differences(OTR, SFT, n)['points'])}" for n, m in MEASURES.items())
     return f"**A rule is different out of distribution (points).** {minus(OTR, SFT)} in points: {figures}."
 
 
@@ -81,16 +90,21 @@ def old_skills_with_correct_answers(study: Study) -> str:
     regimes = [regime for regime in study.regimes_with_correct_answers() if regime in shared]
     if not regimes:
         return ""
-    differences = study.differences(OTR, SFT, "old")
-    figures = ", ".join(f"{bold_points(differences[regime])} in {regime}" for regime in regimes)
-    return (
-        f"**Old skills when every answer is correct ({', '.join(regimes)}).** {minus(OTR, SFT)} in points: {figures}."
-    )
+    title = f"Old skills when every answer is correct ({', '.join(regimes)})."
+    return f"**{title}** {minus(OTR, SFT)} in points: {_by_regime(study, OTR, regimes, 'old').removeprefix(f'{OTR} ')}."
 
 
 def never_seen_tokens(study: Study) -> str:
-    text = " ".join(new_tokens(study))
-    return f"**The answer has tokens that the model has never seen ({NEW_TOKENS}).** {text}" if text else ""
+    if NEW_TOKENS not in study.finished_regimes(SFT, "DFT", OTR):
+        return ""
+    means = {method: study.mean(method, NEW_TOKENS, "near") for method in (SFT, "DFT", OTR, "OTR exact", NLL)}
+    shares = ", ".join(f"{display_name(method)} {percent(mean)}" for method, mean in means.items() if mean is not None)
+    unsampled = statistics.fmean(f["metrics"]["first"]["unsampled"] for f in study.final_figures(OTR, NEW_TOKENS))
+    return (
+        f"**Answers contain tokens that the model has never seen ({NEW_TOKENS}).** OTR cannot learn a token that it "
+        f"never draws. Correct answers in distribution, %: {shares}. At the first step, none of OTR's draws was the "
+        f"label at {unsampled:.0%} of the trained positions (metric `otr/unsampled`)."
+    )
 
 
 def estimators(study: Study) -> str:
@@ -100,11 +114,11 @@ def estimators(study: Study) -> str:
     averages = {measure: study.averages(name)[OTR, "OTR exact"] for name, measure in MEASURES.items()}
     bound = max(abs(d.value) + d.half_width for d in averages.values())
     widest = max(d.half_width for name in MEASURES for d in study.differences(OTR, "OTR exact", name).values())
-    figures = ", ".join(f"{points(d)} {measure}" for measure, d in averages.items())
+    figures = ", ".join(f"{measure} {points(d)}" for measure, d in averages.items())
     return (
-        f"**Sampled or exact estimator.** Averaged over {len(regimes)} regimes, sampled minus exact is {figures} "
-        f"points: every 95% confidence interval lies within ± {100 * bound:.1f} points. Single regimes are less "
-        f"certain, with intervals of up to ± {100 * widest:.1f} points."
+        f"**Sampled or exact estimator.** Sampled minus exact in points, averaged over {len(regimes)} regimes: "
+        f"{figures}. Each of these 95% confidence intervals lies within ± {100 * bound:.1f} points. In single "
+        f"regimes the interval is up to ± {100 * widest:.1f} points."
     )
 
 
@@ -128,23 +142,21 @@ def settings(study: Study) -> str:
 
 def learning_rate(study: Study) -> str:
     """OTR's and SFT's sensitivity to the learning rate, from the search runs."""
-    errors = {}
+    losses = {}
     for regime in study.size.regimes:
         otr, sft = rate_errors(study, OTR, regime), rate_errors(study, SFT, regime)
         if regime != NEW_TOKENS and otr and sft:
-            errors[regime] = (otr, sft)
-    if not errors:
+            losses[regime] = list(zip(otr, sft, strict=True))  # with a third of the rate, then with ten times the rate
+    if not losses:
         return ""
     parts = []
-    for i, name in enumerate(("A third of that rate", "ten times that rate")):
-        more = [regime for regime, (otr, sft) in errors.items() if otr[i] > sft[i]]
-        costs = ", ".join(f"{_cost(otr[i])} against {_cost(sft[i])} in {r}" for r, (otr, sft) in errors.items())
-        parts.append(f"{name} costs OTR more than SFT in {len(more)} of {len(errors)} regimes ({costs})")
+    for i, name in enumerate(("a third of that rate", "ten times that rate")):
+        worse = {regime: pair[i] for regime, pair in losses.items() if pair[i][0] - pair[i][1] >= MUCH_WORSE}
+        costs = ", ".join(f"{100 * otr:.1f} against {100 * sft:.1f} in {r}" for r, (otr, sft) in worse.items())
+        text = f"{name} costs OTR at least {100 * MUCH_WORSE:.0f} points more than SFT in {len(worse)} of {len(losses)}"
+        parts.append(f"{text} regimes{f' ({costs})' if costs else ''}")
     return (
-        "**Learning rate.** Start from SFT's learning rate. The figures are points of validation accuracy lost, from "
-        f"{study.size.search_seeds} search seeds, without confidence intervals. {'; '.join(parts)}."
+        f"**Learning rate.** Start from SFT's learning rate: {'; '.join(parts)}. These are points of validation "
+        f"accuracy that are lost in the search runs, with {study.size.search_seeds} seeds and without confidence "
+        "intervals."
     )
-
-
-def _cost(share: float) -> str:
-    return f"{100 * share + 0:.1f}"

@@ -9,10 +9,11 @@ from collections.abc import Callable
 from benchmarks.learning import plan
 from benchmarks.learning.plan import NLL, OTR, SFT, STEP_MATCHED_SFT, display_name
 from benchmarks.learning.stats import Difference, holm, paired_difference
-from benchmarks.learning.study import MEASURES, NEW_TOKENS, Study
+from benchmarks.learning.study import MEASURES, Study
 from benchmarks.learning.tables import points
 from otr_plugin import OTRConfig
 
+LISTED_REGIMES = 3  # with more regimes, those without a difference are only counted
 FAR_BELOW_MEDIAN = 0.2  # of a run's share of correct answers, below the median of its method
 
 
@@ -23,23 +24,19 @@ def sections(study: Study) -> dict[str, list[str]]:
         "OTR compared with SFT": lambda s: by_measure(s, OTR, SFT),
         "OTR compared with DFT": lambda s: by_measure(s, OTR, "DFT"),
         f"{display_name(NLL)} compared with SFT": lambda s: by_measure(s, NLL, SFT),
-        f"{display_name(NLL)} compared with OTR": lambda s: variants(s, NLL),
+        f"{display_name(NLL)} compared with OTR": lambda s: by_measure(s, NLL, OTR),
+        f"{display_name(STEP_MATCHED_SFT)} compared with OTR": lambda s: by_measure(s, STEP_MATCHED_SFT, OTR),
         "Sampled estimator compared with the exact one": sampled_and_exact,
         f"Trained tokens to {percent} validation accuracy": tokens_to_target,
         "Seeds far below the median": seeds_far_below_median,
         f"A correct answer among {k} samples (pass@{k})": pass_at_k,
-        "Temperature κ": lambda s: variants(s, "κ=1", "κ=2"),
-        "Reward β of a wrong token": lambda s: variants(s, "β=-0.5", "β=0", "β=0.5"),
-        "Number of draws K": lambda s: variants(s, "K=1", "K=16", "K=4096"),
-        f"{display_name(STEP_MATCHED_SFT)} compared with OTR": lambda s: by_measure(s, STEP_MATCHED_SFT, OTR),
-        "Tokens that the model has never seen": new_tokens,
         "Learning rates of the methods": learning_rates,
     }
     return {heading: lines for heading, write in writers.items() if (lines := write(study))}
 
 
 def by_measure(study: Study, first: str, second: str, measures: dict[str, str] = MEASURES) -> list[str]:
-    """One line per measure: with each method's own learning rate, then with SFT's for both."""
+    """One line per measure: with SFT's learning rate for both methods, then with each method's own."""
     lines, at_sft_rate = [], study.at_sft_rate()
     for name, measure in measures.items():
         if not study.differences(first, second, name):
@@ -47,26 +44,34 @@ def by_measure(study: Study, first: str, second: str, measures: dict[str, str] =
         same_rate = ""
         if at_sft_rate.differences(first, second, name):
             same_rate = by_regime(at_sft_rate, first, second, name)
-        line = with_both_rates(by_regime(study, first, second, name), same_rate)
+        line = with_both_rates(same_rate, by_regime(study, first, second, name))
         lines.append(f"{measure[0].upper()}{measure[1:]}: {line}")
     return lines
 
 
 def by_regime(study: Study, first: str, second: str, name: str) -> str:
-    """In which regimes the first method is ahead or behind, then the average over regimes if there are several."""
+    """In which regimes a difference was found, then the average over regimes.
+
+    Regimes without a difference are listed only if there are few regimes. The tables have the figures of all regimes.
+    """
     differences = study.differences(first, second, name)
     a, b = display_name(first), display_name(second)
     ahead = listed({r: d for r, d in differences.items() if d.significant and d.value > 0})
     behind = listed({r: d for r, d in differences.items() if d.significant and d.value < 0})
-    neither = listed({r: d for r, d in differences.items() if not d.significant})
+    neither = {r: d for r, d in differences.items() if not d.significant}
+    over_regimes = average(study, first, second, name)
+    where = listed(neither)
+    if len(differences) > LISTED_REGIMES:
+        where = f"any of {len(neither)} regimes"
+        if ahead or behind:
+            where = f"the other {len(neither)} regimes" if len(neither) > 1 else "the other regime"
     if ahead and behind:
         text = f"{a} is ahead of {b} in {ahead} and behind in {behind}"
     elif ahead or behind:
         text = f"{a} is ahead of {b} in {ahead}" if ahead else f"{a} is behind {b} in {behind}"
     else:
-        return f"No difference between {a} and {b} was found in {neither}.{average(study, first, second, name)}"
-    without = f"; no difference was found in {neither}" if neither else ""
-    return f"{text}{without}.{average(study, first, second, name)}"
+        return f"no difference between {a} and {b} was found in {where}.{over_regimes}"
+    return f"{text}; no difference was found in {where}.{over_regimes}" if neither else f"{text}.{over_regimes}"
 
 
 def listed(differences: dict[str, Difference]) -> str:
@@ -83,20 +88,11 @@ def average(study: Study, first: str, second: str, name: str) -> str:
     return f" Average over {count} regimes: {points(found)} points, {verdict}."
 
 
-def with_both_rates(own: str, same_rate: str) -> str:
-    """What holds with each method's own learning rate, and with SFT's for both."""
+def with_both_rates(same_rate: str, own: str) -> str:
+    """What holds with SFT's learning rate for both methods, and with each method's own."""
     if not same_rate:
-        return own
-    return f"{own} With SFT's learning rate for both: {'the same.' if same_rate == own else same_rate}"
-
-
-def variants(study: Study, *names: str) -> list[str]:
-    """Each variant compared with OTR's defaults, from which it differs in one setting."""
-    lines = []
-    for name in names:
-        for line in by_measure(study, name, OTR):
-            lines.append(f"{display_name(name)}, {line[0].lower()}{line[1:]}")
-    return lines
+        return f"With each method's own learning rate, {own}"
+    return f"{same_rate} With each method's own learning rate: {'the same.' if own == same_rate else own}"
 
 
 def sampled_and_exact(study: Study) -> list[str]:
@@ -118,7 +114,7 @@ def sampled_and_exact(study: Study) -> list[str]:
 
 def tokens_to_target(study: Study) -> list[str]:
     own = token_ratios(study)
-    text = with_both_rates(own, token_ratios(study.at_sft_rate()))
+    text = with_both_rates(token_ratios(study.at_sft_rate()), own)
     return [f"OTR's number of tokens divided by SFT's (95% confidence interval): {text}"] if own else []
 
 
@@ -161,25 +157,6 @@ def pass_at_k(study: Study) -> list[str]:
     k = study.largest_k
     measures = {f"pass/{k}": f"pass@{k}, in distribution", f"far pass/{k}": f"pass@{k}, out of distribution"}
     return by_measure(study, OTR, SFT, measures) + by_measure(study, OTR, "DFT", measures)
-
-
-def new_tokens(study: Study) -> list[str]:
-    """OTR cannot learn a token that is never drawn."""
-    if NEW_TOKENS not in study.finished_regimes(SFT, "DFT", OTR):
-        return []
-    shares = []
-    for method in (SFT, "DFT", OTR, "OTR exact", NLL):
-        mean = study.mean(method, NEW_TOKENS, "near")
-        if mean is not None:
-            shares.append(f"{display_name(method)} {100 * mean.value:.1f}% ± {100 * mean.half_width:.1f}")
-    unsampled = statistics.fmean(
-        figures["metrics"]["first"]["unsampled"] for figures in study.final_figures(OTR, NEW_TOKENS)
-    )
-    return [
-        f"In {NEW_TOKENS}, every answer is enclosed in tokens that the model has never seen. Correct answers in "
-        f"distribution: {', '.join(shares)}. At the first step, none of OTR's draws was the label at {unsampled:.0%} "
-        "of the trained positions (metric `otr/unsampled`)."
-    ]
 
 
 def learning_rates(study: Study) -> list[str]:

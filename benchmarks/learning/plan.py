@@ -34,7 +34,6 @@ VARIANTS: dict[str, dict[str, Any]] = {
 }
 STEP_MATCHED_SFT = "SFT, OTR's steps"  # SFT's updates, each rescaled to the length of OTR's update at the same step
 METHODS = MAIN_METHODS | VARIANTS | {STEP_MATCHED_SFT: {"objective": "sft"}}
-# Every method also runs at SFT's learning rate: a difference between two methods may otherwise be one between two rates.
 RATE_LADDER = (3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
 RATE_TOLERANCE = 0.02  # rates whose validation accuracy is this close to the best count as equally good
 FIRST_SEARCH_SEED = 100  # search seeds differ from reported seeds, so that no reported run chose its own rate
@@ -150,6 +149,7 @@ def _runs_of(size: Size, method: str, regime: str, results: Results) -> Iterator
     own = chosen_rate(size, method, regime, results)
     if own is not None:
         yield from final_runs(size, method, regime, own)
+    # At one learning rate for all, a difference between two methods cannot be one between two learning rates.
     sft = chosen_rate(size, SFT, regime, results)
     if sft is not None and method != STEP_MATCHED_SFT:
         yield from (run for run in final_runs(size, method, regime, sft) if sft != own)

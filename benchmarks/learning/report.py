@@ -16,9 +16,9 @@ from benchmarks.learning.tables import table
 INTRO = """\
 # SFT, DFT and OTR on small models
 
-Small models, pretrained by this study itself, are fine-tuned on new tasks with SFT, DFT and OTR. They are then tested on
-the new task, on the new task out of distribution, and on the skills that they had before. `python -m benchmarks learning`
-writes this page from [the results file]({file}) alone.
+Small models, pretrained by this study itself, are fine-tuned on new tasks with SFT, DFT and OTR. They are then tested
+on the new task, on the new task out of distribution, and on the skills that they had before.
+`python -m benchmarks learning` writes this page from [the results file]({file}) alone.
 
 The models are tiny and the tasks are generated. A model with billions of parameters that learns from human text may
 behave differently.
@@ -30,28 +30,30 @@ learning rate that is best for SFT. Bold: a difference was found (paired t-test 
 correction over the regimes of the same comparison and measure)."""
 
 AVERAGES = """\
-An average hides that the regimes differ: read the tables by regime first. Each method uses its own learning rate:"""
+An average hides that the regimes differ: read the tables by regime first. All methods use the learning rate that is
+best for SFT:"""
 
-SAME_RATE = """\
-All methods use the learning rate that is best for SFT. A difference that is in only one of these two tables may be a
-difference between learning rates:"""
+OWN_RATES = """\
+Each method uses its own learning rate. A difference that is in only one of these two tables may be a difference between
+learning rates:"""
 
 AVERAGES_NOTE = """\
 Bold: a difference was found (5%, with Holm's correction over the rows of a column). Each variant differs from OTR's
-defaults in the one setting that names it. The regime "{new_tokens}" is in no average, because it tests a known limit."""
+defaults in the one setting that names it. The regime "{new_tokens}" is in no average: it tests a known limit."""
 
 METHOD = """\
 - Figures are means over seeds ± half of the 95% confidence interval (t distribution). A seed determines the training
   examples, their order, and OTR's draws. All methods use the same seeds. The test questions are the same for all seeds
   and methods, and no training data contain them.
-- A difference is "found" if a paired t-test over the seeds is significant at 5% after Holm's correction over the regimes
-  of the same comparison and measure. "No difference was found" does not mean that there is none: see the interval.
+- A difference is "found" if a paired t-test over the seeds is significant at 5% after Holm's correction over the
+  regimes of the same comparison and measure. "No difference was found" does not mean that there is none: see the
+  interval.
 - The learning rate of every method and regime was chosen by validation accuracy on {questions} questions of the trained
-  distribution, all with correct answers, with {search_seeds} seeds that are not reported, from {grid}. The smallest rate
-  within {tolerance:.0%} of the best was chosen, because it changes the model least. If it was at the edge of the grid,
-  the grid was extended.
-- All methods train for {steps} steps of {batch} examples with AdamW without weight decay, 10% warm-up, a cosine schedule
-  and gradient norms clipped at 1.
+  distribution, all with correct answers, with {search_seeds} seeds that are not reported, from {grid}. The
+  smallest rate within {tolerance:.0%} of the best was chosen, because it changes the model least. If it was at the edge
+  of the grid, the grid was extended.
+- All methods train for {steps} steps of {batch} examples with AdamW without weight decay, 10% warm-up, a cosine
+  schedule and gradient norms clipped at 1.
 - The vocabulary has 64 tokens. Statements about K may not hold for the 100,000 and more tokens of a large model.
 - NLL, entropy and the expected calibration error (ECE, ten bins) are over the tokens of the correct answers. On a CPU,
   seconds are process time. They do not include the evaluation.
@@ -88,9 +90,8 @@ def section(study: Study, path: Path) -> str:
     lines = [f"## Size {size.name}: {figures['parameters']:,} parameters", "", measuring.made(study.sessions[-1]), ""]
     if finished < total:
         lines += [f"**Unfinished: {finished} of {total} runs are recorded.** The page leaves out the others.", ""]
-    statements = claims.all_of(study)
-    if statements:
-        lines += ["### Which loss to use", "", claims.EXPLORATORY, *(f"- {text}" for text in statements), ""]
+    lines += ["### Which loss to use", "", claims.EXPLORATORY, *([size.note, ""] if size.note else [])]
+    lines += [*(f"- {text}" for text in claims.all_of(study)), ""]
     lines += [
         "### Differences from SFT by regime",
         "",
@@ -106,8 +107,8 @@ def section(study: Study, path: Path) -> str:
             lines += [f"![{caption}]({file.name})", ""]
     for heading, sentences in comparisons.sections(study).items():
         lines += [f"### {heading}", "", *(f"- {sentence}" for sentence in sentences), ""]
-    lines += ["### Averages over regimes", "", AVERAGES, "", *table(tables.averages(study)), ""]
-    lines += [SAME_RATE, "", *table(tables.averages(study.at_sft_rate())), ""]
+    lines += ["### Averages over regimes", "", AVERAGES, "", *table(tables.averages(study.at_sft_rate())), ""]
+    lines += [OWN_RATES, "", *table(tables.averages(study)), ""]
     lines += [AVERAGES_NOTE.format(new_tokens=NEW_TOKENS), ""]
     method = METHOD.format(
         questions=size.questions,
@@ -117,7 +118,7 @@ def section(study: Study, path: Path) -> str:
         steps=size.steps,
         batch=size.batch,
     )
-    lines += ["### Method", "", method, *([f"- {size.note}"] if size.note else []), "", *_base_model(study)]
+    lines += ["### Method", "", method, "", *_base_model(study)]
     for title, rows_of in tables.ALL:
         rows = rows_of(study)
         if len(rows) > 1:
@@ -138,9 +139,9 @@ def _base_model(study: Study) -> list[str]:
 
 
 def _regimes(study: Study) -> list[str]:
-    rows = [["regime", "task", "out of distribution", "base model: in", "base model: out"]]
+    rows = [["regime", "task", "out of distribution", "base model, in distribution", "base model, out of distribution"]]
     for name in (*study.size.regimes, *study.size.sft_only_regimes):
         base, regime = study.base_figures(name), REGIMES[name]
         cells = [f"{100 * base[key]:.1f}%" for key in ("near", "far")] if base else ["", ""]
         rows.append([name, regime.description, regime.shift, *cells])
-    return [*table(rows), ""]
+    return [*table(rows, text_columns=3), ""]

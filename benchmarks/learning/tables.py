@@ -15,10 +15,10 @@ from benchmarks.learning.study import COMPARISONS, MEASURES, NEW_TOKENS, Study
 Rows = list[list[str]]
 
 
-def table(rows: Rows) -> list[str]:
-    """Markdown lines. The first row is the header."""
+def table(rows: Rows, text_columns: int = 1) -> list[str]:
+    """Markdown lines. The first row is the header. Columns after the text columns are aligned right."""
     head, *rest = (f"| {' | '.join(row)} |" for row in rows)
-    return [head, "|---|" + "---:|" * (len(rows[0]) - 1), *rest]
+    return [head, "|" + "---|" * text_columns + "---:|" * (len(rows[0]) - text_columns), *rest]
 
 
 def percent(found: Mean | None) -> str:
