@@ -162,8 +162,8 @@ def sweeps(study: Study, path: Path) -> bool:
 
 
 ALL: tuple[tuple[str, str, Callable[[Study, Path], bool]], ...] = (
-    ("outcomes", "Correct answers by regime and method", outcomes),
-    ("courses", "Validation accuracy by trained tokens", courses),
+    ("outcomes", "Correct answers by regime and method, each method at its own learning rate", outcomes),
+    ("courses", "Validation accuracy by trained tokens, each method at its own learning rate", courses),
     ("rates", "Validation accuracy and old skills by learning rate", rates),
     ("sweeps", "Correct answers by κ, β and K, all at SFT's learning rate", sweeps),
 )
