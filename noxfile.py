@@ -35,12 +35,12 @@ PYPROJECT = nox.project.load_toml("pyproject.toml")
 TESTS: dict[str, list[str]] = {
     "core": PYPROJECT["tool"]["pytest"]["ini_options"]["testpaths"],  # what plain `pytest` runs
     "axolotl": ["tests/hosts/axolotl", "tests/distributed/test_axolotl.py"],
-    "models": ["tests/model", "tests/hosts/transformers", "tests/distributed/test_model.py"],
+    "models": ["tests/model", "tests/extend", "tests/hosts/transformers", "tests/distributed/test_model.py"],
     "benchmarks": ["tests/benchmarks/hosts", "tests/benchmarks/learning"],
     "packaging": ["tests/packaging"],
-    "llamafactory": ["tests/hosts/llamafactory"],
-    "trl": ["tests/hosts/trl"],
-    "swift": ["tests/hosts/swift"],
+    "llamafactory": ["tests/hosts/llamafactory", "tests/distributed/test_llamafactory.py"],
+    "trl": ["tests/hosts/trl", "tests/distributed/test_trl.py"],
+    "swift": ["tests/hosts/swift", "tests/distributed/test_swift.py"],
     "docs": ["tests/site"],
 }
 

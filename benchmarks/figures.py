@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from benchmarks import measuring
+from benchmarks import provenance
 from benchmarks.learning import plan, report, store, tables
 from benchmarks.learning.study import MEASURES, Study
 from benchmarks.paths import RESULTS, ROOT
@@ -122,7 +122,7 @@ def _growth(results: dict[str, Any]) -> list[str]:
 
 def _without_seconds(cells: list[dict[str, Any]], results: dict[str, Any]) -> list[str]:
     lines = loss.grid(cells, lambda figures: f"{figures['ratio']:.2f} ×, {figures['megabytes']:,.0f} MB")
-    return [*lines, "", measuring.made(results)]
+    return [*lines, "", provenance.describe(results)]
 
 
 # The settings

@@ -1,4 +1,4 @@
-"""Hands of cards that make a number, after GeneralPoints: questions, demonstrations, and what counts as right."""
+"""Card questions in the manner of GeneralPoints: draw a hand, write the question, and check an answer."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from itertools import product
 from benchmarks.string_skills import Example
 
 FACES = "jqk"
-BIGGEST = 13  # the king's number
+LARGEST_FACE_VALUE = 13
 Term = tuple[Fraction, str]
 
 
@@ -21,8 +21,12 @@ def rule_text(rule: dict[str, int]) -> str:
     return "".join(f"{face}{value}" for face, value in rule.items())
 
 
-def signed(numbers: list[int]) -> dict[str, int]:
-    """Every way to put + and - between the numbers, with its value."""
+def card_values(hand: list[str], rule: dict[str, int]) -> list[int]:
+    return [int(rule.get(card, card)) for card in hand]
+
+
+def signed_sums(numbers: list[int]) -> dict[str, int]:
+    """Every expression that puts + or - between the numbers, with its value."""
     values = {}
     for signs in product("+-", repeat=len(numbers) - 1):
         text, value = str(numbers[0]), numbers[0]
@@ -33,35 +37,34 @@ def signed(numbers: list[int]) -> dict[str, int]:
     return values
 
 
-def to_make(draw: random.Random, hand: list[str], rule: dict[str, int]) -> Example:
-    """A question that has an answer, after "make:" and before "="; and its first answer, in the order of the signs."""
-    values = signed(worth(hand, rule))
+def draw_signs_question(draw: random.Random, hand: list[str], rule: dict[str, int]) -> Example:
+    """A target that + and - can make from the hand, with the first expression that makes it.
+
+    The question is the part between "make:" and "=".
+    """
+    values = signed_sums(card_values(hand, rule))
     target = draw.choice([value for value in values.values() if value >= 0])
-    said = f"{rule_text(rule)}:" if rule else ""
-    return f"{said}{','.join(hand)}>{target}", next(text for text, value in values.items() if value == target)
+    prefix = f"{rule_text(rule)}:" if rule else ""
+    return f"{prefix}{','.join(hand)}>{target}", next(text for text, value in values.items() if value == target)
 
 
-def worth(hand: list[str], rule: dict[str, int]) -> list[int]:
-    return [int(rule.get(card, card)) for card in hand]
-
-
-def to_24(draw: random.Random, rule: dict[str, int]) -> Example:
-    """Four cards that make 24 by + - * and /, the original task."""
+def draw_24_question(draw: random.Random, rule: dict[str, int]) -> Example:
+    """Four cards that can make 24 with + - * and /, which is the original GeneralPoints task."""
     while True:
         hand = draw.choices([*FACES, *map(str, range(1, 11))], k=4)
-        answer = _solution(tuple(sorted(worth(hand, rule))))
+        answer = _expression_for_24(tuple(sorted(card_values(hand, rule))))
         if answer is not None:
             return f"{rule_text(rule)}:{','.join(hand)}>24", answer
 
 
 @functools.cache
-def _solution(numbers: tuple[int, ...]) -> str | None:
+def _expression_for_24(numbers: tuple[int, ...]) -> str | None:
     terms = [(Fraction(number), str(number)) for number in numbers]
-    return next((text for value, text in _combined(terms) if value == 24), None)
+    return next((text for value, text in _combinations(terms) if value == 24), None)
 
 
-def _combined(terms: list[Term]) -> Iterator[Term]:
-    """Everything that all the terms make together, in a fixed order."""
+def _combinations(terms: list[Term]) -> Iterator[Term]:
+    """Every value that an expression with all the terms can have, with that expression, in a fixed order."""
     if len(terms) == 1:
         yield terms[0]
         return
@@ -72,33 +75,33 @@ def _combined(terms: list[Term]) -> Iterator[Term]:
             rest = [term for n, term in enumerate(terms) if n not in (i, j)]
             for sign, value in (("+", a + b), ("-", a - b), ("*", a * b), ("/", a / b if b else None)):
                 if value is not None and (i < j or sign in "-/"):
-                    yield from _combined(
+                    yield from _combinations(
                         [*rest, (value, f"{left}{sign}{right}" if not rest else f"({left}{sign}{right})")]
                     )
 
 
-def makes(question: str, said: str) -> bool | None:
-    """Whether this makes the number from each card once; None of a question that is not about cards."""
-    asked = re.fullmatch(r"make:(?:([jqk\d]+):)?([jqk\d,]+)>(\d+)=", question)
-    if asked is None:
+def solves(question: str, answer: str) -> bool | None:
+    """Whether the answer uses every card once and makes the target; None if the question is not about cards."""
+    parts = re.fullmatch(r"make:(?:([jqk\d]+):)?([jqk\d,]+)>(\d+)=", question)
+    if parts is None:
         return None
-    if not re.fullmatch(r"[\d+*/()-]{1,40}", said):
+    if not re.fullmatch(r"[\d+*/()-]{1,40}", answer):
         return False
-    rule = {face: int(value) for face, value in re.findall(r"([jqk])(\d+)", asked[1] or "")}
+    rule = {face: int(value) for face, value in re.findall(r"([jqk])(\d+)", parts[1] or "")}
     try:
-        value, used = _read(ast.parse(said, mode="eval").body)
+        value, used = _evaluate(ast.parse(answer, mode="eval").body)
     except (SyntaxError, ValueError, ZeroDivisionError):
         return False
-    return sorted(used) == sorted(worth(asked[2].split(","), rule)) and value == int(asked[3])
+    return sorted(used) == sorted(card_values(parts[2].split(","), rule)) and value == int(parts[3])
 
 
-def _read(node: ast.expr) -> tuple[Fraction, list[int]]:
-    """An expression's value and its numbers, exactly."""
+def _evaluate(node: ast.expr) -> tuple[Fraction, list[int]]:
+    """The exact value of an expression and the numbers in it."""
     if isinstance(node, ast.Constant) and type(node.value) is int:
         return Fraction(node.value), [node.value]
     if not isinstance(node, ast.BinOp):
-        raise ValueError(f"not made of numbers and signs: {ast.dump(node)}")
-    (a, left), (b, right) = _read(node.left), _read(node.right)
+        raise ValueError(f"expected integers and binary operators, got {ast.dump(node)}")
+    (a, left), (b, right) = _evaluate(node.left), _evaluate(node.right)
     if isinstance(node.op, ast.Add):
         return a + b, left + right
     if isinstance(node.op, ast.Sub):
@@ -107,4 +110,4 @@ def _read(node: ast.expr) -> tuple[Fraction, list[int]]:
         return a * b, left + right
     if isinstance(node.op, ast.Div):
         return a / b, left + right
-    raise ValueError(f"not a sign of the game: {ast.dump(node.op)}")
+    raise ValueError(f"expected one of the operators + - * /, got {ast.dump(node.op)}")

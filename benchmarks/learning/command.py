@@ -1,11 +1,11 @@
-"""Does it work? Small models of the study's own learn new things by SFT, DFT and OTR, and are asked what they know.
+"""A study of the losses: small models learn new tasks with SFT, DFT and OTR and are tested on new and old skills.
 
     python -m benchmarks learning                  # size cpu
-    python -m benchmarks learning --size smoke     # the same path in minutes, to see that it works
-    python -m benchmarks learning --minutes 8      # a piece; the next call goes on from there
-    python -m benchmarks learning --report         # write the page again from the results file
+    python -m benchmarks learning --size smoke     # the same code in minutes, to check that it works
+    python -m benchmarks learning --minutes 8      # start no run after 8 minutes; the next call continues
+    python -m benchmarks learning --report         # only write the page again from the results file
 
-Every run is a line of benchmarks/results/learning.jsonl as soon as it is done, and is not made again.
+Every finished run is a line of benchmarks/results/learning.jsonl and is not repeated.
 """
 
 from __future__ import annotations
@@ -27,114 +27,120 @@ import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from benchmarks import paths, provenance
-from benchmarks.learning import base, plan, report, store
+from benchmarks.learning import base_model, plan, report, store
 from benchmarks.learning.plan import SIZES, Run, Size
-from benchmarks.learning.train import measured
+from benchmarks.learning.train import execute
 
 RESULTS = paths.RESULTS / "learning.jsonl"
-PACKAGES = ("otr-plugin", "torch", "transformers", "scipy")
-NEEDED = ("transformers", "scipy", "matplotlib")
+RECORDED_PACKAGES = ("otr-plugin", "torch", "transformers", "scipy")
+REQUIRED_PACKAGES = ("transformers", "scipy", "matplotlib")
 
 
 def add_to(parser: argparse.ArgumentParser) -> None:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("--size", choices=SIZES, default="cpu")
+    parser.add_argument("--size", choices=SIZES, default="cpu", help="of the models and of the study")
     parser.add_argument(
-        "--minutes", type=float, help="start nothing new after that long; size gpu: 7, others: no limit"
+        "--minutes", type=float, help="start no new run after this time; default: 7 for size gpu, else no limit"
     )
-    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="runs at a time, each on one thread")
-    parser.add_argument("--work", type=Path, default=Path("learning"), help="where base models are kept")
-    parser.add_argument("--results", type=Path, help="the results file; the page is written beside it")
-    parser.add_argument("--report", action="store_true", help="only write the page, from the results file alone")
+    parser.add_argument(
+        "--jobs", type=int, default=os.cpu_count() or 1, help="runs at the same time, each with one thread"
+    )
+    parser.add_argument("--work", type=Path, default=Path("learning"), help="folder for the base models")
+    parser.add_argument("--results", type=Path, help="results file; the page is written into the same folder")
+    parser.add_argument("--report", action="store_true", help="only write the page from the results file")
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> None:
     size = SIZES[args.size]
-    until = time.monotonic() + 60 * (size.minutes if args.minutes is None else args.minutes)
-    # What the smoke size finds is not worth keeping beside figures.
+    deadline = time.monotonic() + 60 * (size.minutes if args.minutes is None else args.minutes)
+    # The smoke size checks the code. Its figures mean nothing, so they stay out of benchmarks/results.
     path = args.results or (args.work / "smoke" / "learning.jsonl" if size.name == "smoke" else RESULTS)
     if args.jobs < 1:
         sys.exit(f"learning: --jobs should be 1 or more, got {args.jobs}")
-    missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
+    missing = [name for name in REQUIRED_PACKAGES if importlib.util.find_spec(name) is None]
     if missing:
         sys.exit(
-            f"learning: it needs {', '.join(NEEDED)}; not installed here: {', '.join(missing)}. Install what is "
-            "missing, or `make .nox/ready-axolotl` and run .nox/axolotl/bin/python -m benchmarks learning."
+            f"learning: it needs {', '.join(REQUIRED_PACKAGES)}; not installed here: {', '.join(missing)}. Install the "
+            "missing packages, or run `make .nox/ready-axolotl` and then .nox/axolotl/bin/python -m benchmarks "
+            "learning."
         )
     if args.report:
         print(report.write(path))
         return
-    _quiet()
+    _disable_transformers_progress_bars()
     session = len([line for line in store.read(path) if line["kind"] == "session"])
-    made = provenance.collect(PACKAGES) | {"jobs": args.jobs, "device": _device()}
+    made = provenance.collect(RECORDED_PACKAGES) | {"jobs": args.jobs, "device": _device_name()}
     store.append(path, {"kind": "session", "size": size.name, "session": session, **made})
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, TextColumn("left"), TimeRemainingColumn(), speed_estimate_period=600) as bars:
         folder = args.work / size.name
-        if have_base(size, folder, path, session, bars, until):
-            run_all(size, folder, path, session, args.jobs, bars, until)
-    left = remaining(size, path)
-    print(f"{left} runs of size {size.name} are left; the same command goes on." if left else "All runs are done.")
+        if ensure_base_model(size, folder, path, session, bars, deadline):
+            execute_remaining_runs(size, folder, path, session, args.jobs, bars, deadline)
+    left = remaining_run_count(size, path)
+    print(f"{left} runs of size {size.name} are left; the same command continues." if left else "All runs are done.")
     print(report.write(path))
 
 
-def _quiet() -> None:
-    """No bars of transformers' own between ours."""
+def _disable_transformers_progress_bars() -> None:
+    """They would break the lines of the study's own progress bars."""
     from transformers.utils.logging import disable_progress_bar
 
     disable_progress_bar()
 
 
-def _device() -> str:
+def _device_name() -> str:
     return torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
 
 
-def have_base(size: Size, folder: Path, path: Path, session: int, bars: Progress, until: float) -> bool:
-    """The base model, and its line: pretrained now, where there is none that was made so."""
-    known = store.base_line(store.read(path), size)
-    wanted = base.settings(size)
-    kept = folder / "model.safetensors"
-    if known and known["config"] == wanted and kept.exists() and fingerprint(kept) == known["print"]:
+def ensure_base_model(size: Size, folder: Path, path: Path, session: int, bars: Progress, deadline: float) -> bool:
+    """Pretrains and records the base model unless `folder` has the recorded one. False if the deadline came first."""
+    recorded = store.last_base_line(store.read(path), size)
+    settings = base_model.settings(size)
+    weights = folder / "model.safetensors"
+    if recorded and recorded["config"] == settings and weights.exists() and checksum(weights) == recorded["print"]:
         return True
     task = bars.add_task("pretraining", total=100)
-    figures = base.pretrain(size, folder, lambda share: bars.update(task, completed=int(100 * share)), until)
+    figures = base_model.pretrain(size, folder, lambda share: bars.update(task, completed=int(100 * share)), deadline)
     if figures is None:
         return False
-    line = {"kind": "base", "size": size.name, "session": session, "print": fingerprint(kept), "config": wanted}
+    line = {"kind": "base", "size": size.name, "session": session, "print": checksum(weights), "config": settings}
     store.append(path, line | {"figures": store.rounded(figures)})
     return True
 
 
-def fingerprint(model: Path) -> str:
-    return f"{zlib.crc32(model.read_bytes()):08x}"
+def checksum(weights: Path) -> str:
+    return f"{zlib.crc32(weights.read_bytes()):08x}"
 
 
-def remaining(size: Size, path: Path) -> int:
-    """Runs that are still to come, those included that cannot be named yet."""
-    known = store.results(store.read(path), size)
-    named = list(plan.planned(size, known))
-    return max(len(named), plan.expected(size)) - sum(known.of(run) is not None for run in named)
+def remaining_run_count(size: Size, path: Path) -> int:
+    """The number of unfinished runs, including those that an unfinished search has yet to determine."""
+    results = store.results(store.read(path), size)
+    planned = list(plan.planned_runs(size, results))
+    finished = sum(results.get(run) is not None for run in planned)
+    return max(len(planned), plan.expected_run_count(size)) - finished
 
 
-def run_all(size: Size, folder: Path, path: Path, session: int, jobs: int, bars: Progress, until: float) -> None:
-    known = store.results(store.read(path), size)
-    fixed = store.base_line(store.read(path), size)
-    assert fixed is not None
+def execute_remaining_runs(
+    size: Size, folder: Path, path: Path, session: int, jobs: int, bars: Progress, deadline: float
+) -> None:
+    results = store.results(store.read(path), size)
+    base = store.last_base_line(store.read(path), size)
+    assert base is not None
     task = bars.add_task("runs", total=None)
-    context = multiprocessing.get_context("spawn")  # the only one that CUDA allows
+    context = multiprocessing.get_context("spawn")  # CUDA does not work in a forked process
     under_way: dict[Future[dict[str, Any]], Run] = {}
     stopped = False
-    with ProcessPoolExecutor(jobs, context, initializer=_begin_worker, initargs=(os.getpid(),)) as pool:
+    with ProcessPoolExecutor(jobs, context, initializer=_initialise_worker, initargs=(os.getpid(),)) as pool:
         while True:
-            named = list(plan.planned(size, known))
-            new = [run for run in named if known.of(run) is None and run not in under_way.values()]
-            total = max(len(named), plan.expected(size))
-            bars.update(task, completed=sum(known.of(run) is not None for run in named), total=total)
-            stopped = stopped or time.monotonic() > until
+            planned = list(plan.planned_runs(size, results))
+            new = [run for run in planned if results.get(run) is None and run not in under_way.values()]
+            total = max(len(planned), plan.expected_run_count(size))
+            bars.update(task, completed=sum(results.get(run) is not None for run in planned), total=total)
+            stopped = stopped or time.monotonic() > deadline
             if not stopped:
                 for run in new[: jobs - len(under_way)]:
-                    under_way[pool.submit(measured, run, folder)] = run
+                    under_way[pool.submit(execute, run, folder)] = run
             if not under_way:
                 return
             try:
@@ -143,25 +149,25 @@ def run_all(size: Size, folder: Path, path: Path, session: int, jobs: int, bars:
                 if stopped:
                     raise
                 stopped = True
-                bars.console.print("Stopping when the runs that are under way are done; once more to stop now.")
+                bars.console.print("Stopping after the runs in progress. Press Ctrl-C again to stop now.")
                 continue
             for future in done:
                 run = under_way.pop(future)
-                line = store.line_of(run, fixed["print"], session, future.result())
+                line = store.run_line(run, base["print"], session, future.result())
                 store.append(path, line)
-                known.figures[run.key] = line["figures"]
+                results.figures[run.key] = line["figures"]
                 bars.update(task, description=f"{run.kind} {run.regime} {run.method}"[:34].ljust(34))
 
 
-def _begin_worker(parent: int) -> None:
-    """One thread, so that runs do not wait for each other; and no life after the parent's."""
-    _quiet()
+def _initialise_worker(parent: int) -> None:
+    """Uses one thread, so that parallel runs do not slow each other down, and exits when the parent has died."""
+    _disable_transformers_progress_bars()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(1)
 
-    def watch() -> None:
+    def exit_with_parent() -> None:
         while os.getppid() == parent:
             time.sleep(1)
         os._exit(1)
 
-    threading.Thread(target=watch, daemon=True).start()
+    threading.Thread(target=exit_with_parent, daemon=True).start()

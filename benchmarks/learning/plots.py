@@ -1,4 +1,4 @@
-"""The page's plots. Each says whether it had something to draw."""
+"""The page's plots. Each function returns False and writes no file if its runs are not finished."""
 
 from __future__ import annotations
 
@@ -6,17 +6,21 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks.learning import plan
-from benchmarks.learning.stats import mean
-from benchmarks.learning.study import DEFAULT, MEASURES, Study
+from benchmarks.learning.plan import OTR, VARIANTS
+from benchmarks.learning.stats import mean_over_seeds
+from benchmarks.learning.study import MEASURES, Study
+from otr_plugin import OTRConfig
 
-COLOURS = {"SFT": "#3b6fb6", "DFT": "#5a9e4b", "OTR": "#d1642e", "OTR exact": "#8a5bb0"}
-STYLES = {"near": "-", "far": "--", "old": ":"}
-SWEEPS: dict[str, tuple[tuple[str, float], ...]] = {
-    "κ": (("κ=1", 1), (DEFAULT, 1.3), ("κ=2", 2)),
-    "β": (("β=-0.5", -0.5), (DEFAULT, -0.1), ("β=0", 0), ("β=0.5", 0.5)),
-    "K": (("K=1", 1), ("K=16", 16), (DEFAULT, 256), ("K=4096", 4096)),
-}
+METHOD_COLOURS = {"SFT": "#3b6fb6", "DFT": "#5a9e4b", OTR: "#d1642e", "OTR exact": "#8a5bb0"}
+MEASURE_STYLES = {"near": "-", "far": "--", "old": ":"}
+SWEPT_SETTINGS = {"κ": "temperature", "β": "beta", "K": "samples"}
+Y_LIMITS = (-4, 104)  # percent
+
+
+def sweep(setting: str) -> list[tuple[float, str]]:
+    """The values of a setting that were run, in ascending order, each with the method that has it."""
+    values = [(settings[setting], variant) for variant, settings in VARIANTS.items() if setting in settings]
+    return sorted([*values, (getattr(OTRConfig(), setting), OTR)])
 
 
 def _pyplot() -> Any:
@@ -29,40 +33,45 @@ def _pyplot() -> Any:
 
 
 def _save(figure: Any, path: Path) -> bool:
-    figure.savefig(path, dpi=110, metadata={"Software": None})  # the same bytes from the same figures
+    # The metadata would name matplotlib's version; without it, the same figures give the same bytes.
+    figure.savefig(path, dpi=110, metadata={"Software": None})
     _pyplot().close(figure)
     return True
 
 
-def _plain(axis: Any) -> None:
+def _style(axis: Any) -> None:
     axis.spines[["top", "right"]].set_visible(False)
     axis.grid(axis="y", alpha=0.25)
 
 
+def _legend(figure: Any, axis: Any, columns: int) -> None:
+    figure.legend(*axis.get_legend_handles_labels(), loc="outside lower center", ncols=columns, frameon=False)
+
+
 def outcomes(study: Study, path: Path) -> bool:
-    """Where each method ends, by regime."""
-    shown = study.regimes_of(*study.size.methods)
-    if not shown:
+    """Correct answers by regime and method, one panel per measure."""
+    regimes = study.finished_regimes(*study.size.methods)
+    if not regimes:
         return False
     figure, axes = _pyplot().subplots(len(MEASURES), 1, figsize=(10, 9), layout="constrained", sharex=True)
-    for axis, (name, called) in zip(axes, MEASURES.items(), strict=True):
+    for axis, (name, measure) in zip(axes, MEASURES.items(), strict=True):
         for i, method in enumerate(study.size.methods):
-            found = [found for regime in shown if (found := study.mean(method, regime, name)) is not None]
-            at = [x + (i - (len(study.size.methods) - 1) / 2) * 0.16 for x in range(len(shown))]
+            means = [mean for regime in regimes if (mean := study.mean(method, regime, name)) is not None]
+            positions = [x + (i - (len(study.size.methods) - 1) / 2) * 0.16 for x in range(len(regimes))]
             axis.errorbar(
-                at,
-                [100 * one.value for one in found],
-                [100 * one.half for one in found],
+                positions,
+                [100 * mean.value for mean in means],
+                [100 * mean.half_width for mean in means],
                 fmt="o",
                 markersize=5,
                 capsize=3,
-                color=COLOURS[method],
+                color=METHOD_COLOURS[method],
                 label=method,
             )
-        axis.set(title=called, ylabel="right answers, %", ylim=(-4, 104))
-        _plain(axis)
-    axes[-1].set_xticks(range(len(shown)), shown)
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False)
+        axis.set(title=measure, ylabel="correct answers, %", ylim=Y_LIMITS)
+        _style(axis)
+    axes[-1].set_xticks(range(len(regimes)), regimes)
+    _legend(figure, axes[0], columns=4)
     return _save(figure, path)
 
 
@@ -78,81 +87,83 @@ def _panels(count: int) -> tuple[Any, list[Any]]:
 
 
 def rates(study: Study, path: Path) -> bool:
-    """What each rate of the search led to: the new, and what is left of the old."""
-    shown = [r for r in study.size.regimes if all(study.scores(m, r) for m in study.size.methods)]
-    if not shown:
+    """Validation accuracy and old skills by learning rate, from the search runs."""
+    regimes = [r for r in study.size.regimes if all(study.search_accuracy(m, r) for m in study.size.methods)]
+    if not regimes:
         return False
-    figure, axes = _panels(len(shown))
-    for axis, regime in zip(axes, shown, strict=True):
+    figure, axes = _panels(len(regimes))
+    for axis, regime in zip(axes, regimes, strict=True):
         for method in study.size.methods:
-            scores = study.scores(method, regime)
-            old = {r: one.value for r in scores if (one := study.searched(method, regime, r, "old")) is not None}
-            axis.plot([*scores], [100 * s for s in scores.values()], "o-", ms=3, color=COLOURS[method], label=method)
-            axis.plot([*old], [100 * s for s in old.values()], ":", color=COLOURS[method])
-        axis.set(title=regime, xscale="log", ylim=(-4, 104), xlabel="learning rate")
-        _plain(axis)
-    axes[0].set_ylabel("%: validation (line), old skills (dots)")
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False)
+            colour, accuracy = METHOD_COLOURS[method], study.search_accuracy(method, regime)
+            old = {r: mean.value for r in accuracy if (mean := study.search_mean(method, regime, r, "old")) is not None}
+            axis.plot([*accuracy], [100 * a for a in accuracy.values()], "o-", ms=3, color=colour, label=method)
+            axis.plot([*old], [100 * a for a in old.values()], ":", color=colour)
+        axis.set(title=regime, xscale="log", ylim=Y_LIMITS, xlabel="learning rate")
+        _style(axis)
+    axes[0].set_ylabel("%: validation (solid), old skills (dotted)")
+    _legend(figure, axes[0], columns=4)
     return _save(figure, path)
 
 
 def courses(study: Study, path: Path) -> bool:
-    """Validation accuracy over the tokens that were trained."""
-    shown = study.regimes_of(*study.size.methods)
-    if not shown:
+    """Validation accuracy by the number of trained tokens."""
+    regimes = study.finished_regimes(*study.size.methods)
+    if not regimes:
         return False
-    figure, axes = _panels(len(shown))
-    for axis, regime in zip(axes, shown, strict=True):
+    figure, axes = _panels(len(regimes))
+    for axis, regime in zip(axes, regimes, strict=True):
         for method in study.size.methods:
-            looks = list(zip(*(final["course"] for final in study.finals(method, regime)), strict=True))
-            tokens = [mean([look[1] for look in some]).value / 1000 for some in looks]
-            right = [mean([100 * look[3] for look in some]) for some in looks]
-            axis.plot(tokens, [one.value for one in right], color=COLOURS[method], label=method)
-            low, high = ([one.value + sign * one.half for one in right] for sign in (-1, 1))
-            axis.fill_between(tokens, low, high, color=COLOURS[method], alpha=0.12, linewidth=0)
-        axis.set(title=regime, ylim=(-4, 104), xlabel="thousand trained tokens")
-        _plain(axis)
-    axes[0].set_ylabel("validation questions, %")
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False)
+            by_seed = [final["course"] for final in study.final_figures(method, regime)]
+            validations = list(zip(*by_seed, strict=True))
+            tokens = [mean_over_seeds([seed[1] for seed in seeds]).value / 1000 for seeds in validations]
+            accuracy = [mean_over_seeds([100 * seed[3] for seed in seeds]) for seeds in validations]
+            axis.plot(tokens, [mean.value for mean in accuracy], color=METHOD_COLOURS[method], label=method)
+            low, high = ([mean.value + sign * mean.half_width for mean in accuracy] for sign in (-1, 1))
+            axis.fill_between(tokens, low, high, color=METHOD_COLOURS[method], alpha=0.12, linewidth=0)
+        axis.set(title=regime, ylim=Y_LIMITS, xlabel="thousand trained tokens")
+        _style(axis)
+    axes[0].set_ylabel("validation accuracy, %")
+    _legend(figure, axes[0], columns=4)
     return _save(figure, path)
 
 
 def sweeps(study: Study, path: Path) -> bool:
-    """κ, β and K, one at a time, the others at their defaults; at one rate, so that nothing else differs."""
-    study = study.at_one_rate()
-    shown = [r for r in study.size.swept if any(study.finals(v, r) for v in plan.VARIANTS)]
-    if not shown:
+    """Correct answers by κ, β and K. One setting varies, the others have their defaults, and all have SFT's rate."""
+    study = study.at_sft_rate()
+    regimes = [r for r in study.size.variant_regimes if any(study.final_figures(v, r) for v in VARIANTS)]
+    if not regimes:
         return False
     figure, axes = _pyplot().subplots(
-        len(shown), len(SWEEPS), figsize=(11, 3.2 * len(shown)), layout="constrained", squeeze=False
+        len(regimes), len(SWEPT_SETTINGS), figsize=(11, 3.2 * len(regimes)), layout="constrained", squeeze=False
     )
-    for row, regime in zip(axes, shown, strict=True):
-        for axis, (letter, values) in zip(row, SWEEPS.items(), strict=True):
-            for name, called in MEASURES.items():
-                known = [(x, one) for v, x in values if (one := study.mean(v, regime, name)) is not None]
+    for row, regime in zip(axes, regimes, strict=True):
+        for axis, (letter, setting) in zip(row, SWEPT_SETTINGS.items(), strict=True):
+            values = sweep(setting)
+            for name, measure in MEASURES.items():
+                known = [(x, mean) for x, method in values if (mean := study.mean(method, regime, name)) is not None]
                 axis.errorbar(
                     [x for x, _ in known],
-                    [100 * one.value for _, one in known],
-                    [100 * one.half for _, one in known],
-                    fmt="o" + STYLES[name],
+                    [100 * mean.value for _, mean in known],
+                    [100 * mean.half_width for _, mean in known],
+                    fmt="o" + MEASURE_STYLES[name],
                     markersize=4,
                     capsize=3,
-                    color=COLOURS[DEFAULT],
-                    label=called,
+                    color=METHOD_COLOURS[OTR],
+                    label=measure,
                 )
-            axis.set(title=f"{regime}: {letter}", ylim=(-4, 104))
+            axis.set(title=f"{regime}: {letter}", ylim=Y_LIMITS)
             if letter == "K":
                 axis.set_xscale("log", base=4)
-            axis.set_xticks([x for _, x in values], [f"{x:g}" for _, x in values])
-            _plain(axis)
-        row[0].set_ylabel("right answers, %")
-    figure.legend(*axes[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
+            axis.set_xticks([x for x, _ in values], [f"{x:g}" for x, _ in values])
+            _style(axis)
+        row[0].set_ylabel("correct answers, %")
+    _legend(figure, axes[0][0], columns=3)
     return _save(figure, path)
 
 
 ALL: tuple[tuple[str, str, Callable[[Study, Path], bool]], ...] = (
-    ("outcomes", "Right answers by regime and method", outcomes),
-    ("courses", "Validation accuracy over the trained tokens", courses),
+    ("outcomes", "Correct answers by regime and method, each method at its own learning rate", outcomes),
+    ("courses", "Validation accuracy by trained tokens, each method at its own learning rate", courses),
     ("rates", "Validation accuracy and old skills by learning rate", rates),
-    ("sweeps", "Right answers by κ, β and K, all at SFT's rate", sweeps),
+    ("sweeps", "Correct answers by κ, β and K, all at SFT's learning rate", sweeps),
 )

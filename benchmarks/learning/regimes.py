@@ -1,4 +1,7 @@
-"""What the base models are fine-tuned on: the cases in which the losses should differ."""
+"""What the base models are fine-tuned on: tasks and data conditions in which the losses may differ.
+
+The texts that seed the random generators decide which questions the recorded results are about: do not change them.
+"""
 
 from __future__ import annotations
 
@@ -8,58 +11,67 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import count, islice
 
-from benchmarks.learning.cards import FACES, makes, to_24, to_make
-from benchmarks.learning.skills import BASE, SIZES, STRINGS, examples, question_of, split_of
+from benchmarks.learning.base_skills import (
+    BASE_SKILLS,
+    INPUT_SIZES,
+    STRING_SIZES,
+    generate_examples,
+    question_text,
+    split_of,
+)
+from benchmarks.learning.cards import FACES, draw_24_question, draw_signs_question, solves
 from benchmarks.string_skills import SKILLS, Example
 
-TRAINED, LONGER = range(3, 6), range(6, 8)  # letters of a word
-RULE, OTHER_RULE = dict.fromkeys(FACES, 10), dict(zip(FACES, (11, 12, 13), strict=True))
-ENOUGH = 5000  # draws that bring nothing new
+TRAINED_LENGTHS, LONGER_LENGTHS = range(3, 6), range(6, 8)  # letters in a word
+TRAINED_RULE, CHANGED_RULE = dict.fromkeys(FACES, 10), dict(zip(FACES, (11, 12, 13), strict=True))
+MAX_REPEATED_DRAWS = 5000  # after that many draws without a new question, the questions are taken to be exhausted
 Draw = Callable[[random.Random], Example]
 
 
 @dataclass(frozen=True)
 class Regime:
-    """`draw` makes questions as they are trained; `far` makes those that are out of distribution."""
+    """One task: its training examples and its questions in and out of distribution."""
 
-    what: str  # in the page's words
-    far_is: str
+    description: str  # as printed on the page
+    shift: str  # what differs out of distribution, as printed on the page
     draw: Draw
-    far: Draw
+    draw_shifted: Draw  # questions out of distribution
     examples: int
-    wrong: float = 0.0  # share of the demonstrations that are
+    wrong: float = 0.0  # share of the training examples whose answer is wrong
 
-    def train(self, seed: int, more: int = 1) -> list[Example]:
-        """Other seeds have other examples. Wrong ones stay as they are however often they are seen."""
-        pairs = list(islice(unseen(self.draw, "train", seed), more * self.examples))
-        for i in random.Random(f"wrong {seed}").sample(range(len(pairs)), round(self.wrong * len(pairs))):
-            pairs[i] = spoilt(*pairs[i])
-        return pairs
+    def training_examples(self, seed: int, multiplier: int = 1) -> list[Example]:
+        """The examples of one seed. A wrong answer stays the same in every epoch."""
+        examples = list(islice(distinct_questions(self.draw, "train", seed), multiplier * self.examples))
+        chosen = random.Random(f"wrong {seed}").sample(range(len(examples)), round(self.wrong * len(examples)))
+        for i in chosen:
+            examples[i] = with_wrong_answer(*examples[i])
+        return examples
 
-    def validation(self, asked: int) -> list[Example]:
-        return list(islice(unseen(self.draw, "validation", "asked"), asked))
+    def validation(self, count: int) -> list[Example]:
+        return list(islice(distinct_questions(self.draw, "validation", "asked"), count))
 
-    def test(self, asked: int) -> list[Example]:
-        return list(islice(unseen(self.draw, "test", "asked"), asked))
+    def test(self, count: int) -> list[Example]:
+        return list(islice(distinct_questions(self.draw, "test", "asked"), count))
 
-    def far_test(self, asked: int) -> list[Example]:
-        return list(islice(unseen(self.far, "test", "asked"), asked))
+    def shifted_test(self, count: int) -> list[Example]:
+        """Test questions out of distribution."""
+        return list(islice(distinct_questions(self.draw_shifted, "test", "asked"), count))
 
 
-def unseen(make: Draw, split: str, seed: object) -> Iterator[Example]:
-    """Different questions of one split, as many as there are: of cards there are some hundred to test."""
-    draw, seen, in_vain = random.Random(f"{split} {seed}"), set(), 0
-    while in_vain < ENOUGH:
-        question, answer = make(draw)
-        in_vain += 1
+def distinct_questions(draw_example: Draw, split: str, seed: object) -> Iterator[Example]:
+    """Different questions of one split until no more are found: the card regimes have only some hundred to test."""
+    draw, seen, repeated = random.Random(f"{split} {seed}"), set(), 0
+    while repeated < MAX_REPEATED_DRAWS:
+        question, answer = draw_example(draw)
+        repeated += 1
         if split_of(question) == split and question not in seen:
             seen.add(question)
-            in_vain = 0
+            repeated = 0
             yield question, answer
 
 
-def spoilt(question: str, answer: str) -> Example:
-    """The right letters in a wrong order, the same for every method and seed."""
+def with_wrong_answer(question: str, answer: str) -> Example:
+    """The question with its answer's letters in a wrong random order, which depends on the question alone."""
     draw, letters = random.Random(f"spoilt {question}"), list(answer)
     while "".join(letters) == answer:
         draw.shuffle(letters)
@@ -68,113 +80,117 @@ def spoilt(question: str, answer: str) -> Example:
     return question, "".join(letters)
 
 
-def sorted_down(sizes: range) -> Draw:
-    def draw(dice: random.Random) -> Example:
-        inner, answer = SKILLS["desc"](dice, dice.choice(sizes))
-        return f"desc:{inner}=", answer
+def sort_descending(lengths: range) -> Draw:
+    def draw_example(draw: random.Random) -> Example:
+        body, answer = SKILLS["desc"](draw, draw.choice(lengths))
+        return f"desc:{body}=", answer
 
-    return draw
-
-
-def composed(sizes: range) -> Draw:
-    """Backwards, then each letter's successor: the base models know both, and never did one after the other."""
-
-    def draw(dice: random.Random) -> Example:
-        inner, backwards = BASE["rev"](dice, dice.choice(sizes))
-        after = dict(zip(string.ascii_lowercase, string.ascii_lowercase[1:] + "a", strict=True))
-        return f"revnext:{inner}=", "".join(after[letter] for letter in backwards)
-
-    return draw
+    return draw_example
 
 
-def points(rule: dict[str, int]) -> Draw:
-    """A hand with a face card at least, what face cards count, and the number to make."""
+def reverse_then_next(lengths: range) -> Draw:
+    """Reverse a word, then replace each letter by its successor: the base models learnt both skills only separately."""
 
-    def draw(dice: random.Random) -> Example:
-        hand = [str(dice.randint(1, 9)), dice.choice(FACES)]
-        hand.append(dice.choice([*FACES, *string.digits[1:]]))
-        dice.shuffle(hand)
-        inner, answer = to_make(dice, hand, rule)
-        return f"make:{inner}=", answer
+    def draw_example(draw: random.Random) -> Example:
+        body, backwards = BASE_SKILLS["rev"](draw, draw.choice(lengths))
+        successor = dict(zip(string.ascii_lowercase, string.ascii_lowercase[1:] + "a", strict=True))
+        return f"revnext:{body}=", "".join(successor[letter] for letter in backwards)
 
-    return draw
+    return draw_example
 
 
-def twenty_four(rule: dict[str, int]) -> Draw:
-    def draw(dice: random.Random) -> Example:
-        inner, answer = to_24(dice, rule)
-        return f"make:{inner}=", answer
+def make_target(rule: dict[str, int]) -> Draw:
+    """Three cards, at least one of them a face card, the values of face cards, and the number to make."""
 
-    return draw
+    def draw_example(draw: random.Random) -> Example:
+        hand = [str(draw.randint(1, 9)), draw.choice(FACES)]
+        hand.append(draw.choice([*FACES, *string.digits[1:]]))
+        draw.shuffle(hand)
+        body, answer = draw_signs_question(draw, hand, rule)
+        return f"make:{body}=", answer
 
-
-def wrapped(skills: tuple[str, ...]) -> Draw:
-    """A known skill, asked and answered with tokens that no base model has ever seen."""
-
-    def draw(dice: random.Random) -> Example:
-        skill = dice.choice(skills)
-        inner, answer = BASE[skill](dice, dice.choice(SIZES.get(skill, TRAINED)))
-        return f"!{question_of(skill, inner)}", f"[{answer}]"
-
-    return draw
+    return draw_example
 
 
-def _desc(what: str, examples: int, wrong: float = 0.0) -> Regime:
-    return Regime(what, "words of 6 and 7 letters", sorted_down(TRAINED), sorted_down(LONGER), examples, wrong)
+def make_24(rule: dict[str, int]) -> Draw:
+    def draw_example(draw: random.Random) -> Example:
+        body, answer = draw_24_question(draw, rule)
+        return f"make:{body}=", answer
+
+    return draw_example
+
+
+def with_new_tokens(skills: tuple[str, ...]) -> Draw:
+    """A base skill whose question and answer are marked with tokens that no base model was pretrained on."""
+
+    def draw_example(draw: random.Random) -> Example:
+        skill = draw.choice(skills)
+        body, answer = BASE_SKILLS[skill](draw, draw.choice(INPUT_SIZES.get(skill, TRAINED_LENGTHS)))
+        return f"!{question_text(skill, body)}", f"[{answer}]"
+
+    return draw_example
+
+
+def _sorting(description: str, examples: int, wrong: float = 0.0) -> Regime:
+    trained, longer = sort_descending(TRAINED_LENGTHS), sort_descending(LONGER_LENGTHS)
+    return Regime(description, "words of 6 and 7 letters", trained, longer, examples, wrong)
 
 
 REGIMES = {
     "compose": Regime(
-        "two known skills, one after the other, from 64 examples",
+        "two known skills applied one after the other; 64 examples",
         "words of 6 and 7 letters",
-        composed(TRAINED),
-        composed(LONGER),
+        reverse_then_next(TRAINED_LENGTHS),
+        reverse_then_next(LONGER_LENGTHS),
         64,
     ),
     "points": Regime(
-        "cards to a number, J, Q and K counting 10, as every question says; 512 examples",
-        "questions that say J is 11, Q is 12, K is 13",
-        points(RULE),
-        points(OTHER_RULE),
+        "signs that make a number from three cards, where every question states J = Q = K = 10; 512 examples",
+        "questions that state J = 11, Q = 12, K = 13",
+        make_target(TRAINED_RULE),
+        make_target(CHANGED_RULE),
         512,
     ),
     "24": Regime(
-        "four cards to 24 by + - * /, as in GeneralPoints, J, Q and K counting 10; 512 examples, SFT only",
-        "questions that say J is 11, Q is 12, K is 13",
-        twenty_four(RULE),
-        twenty_four(OTHER_RULE),
+        "four cards make 24 with + - * /, as in GeneralPoints, where J = Q = K = 10; 512 examples; SFT only",
+        "questions that state J = 11, Q = 12, K = 13",
+        make_24(TRAINED_RULE),
+        make_24(CHANGED_RULE),
         512,
     ),
-    "wrong0": _desc("sorting letters downwards; 768 examples, all right", 768),
-    "wrong10": _desc("the same, 10% of the examples wrong", 768, 0.1),
-    "wrong30": _desc("the same, 30% of the examples wrong", 768, 0.3),
+    "wrong0": _sorting("sorting letters in descending order; 768 examples, all correct", 768),
+    "wrong10": _sorting("as wrong0, but 10% of the answers are wrong at random", 768, 0.1),
+    "wrong30": _sorting("as wrong0, but 30% of the answers are wrong at random", 768, 0.3),
     "format": Regime(
-        "known skills, the answer between new tokens; 256 examples",
-        "the same format asked of other known skills",
-        wrapped(("rev", "asc", "next")),
-        wrapped(("copy", "max", "add")),
+        "known skills with the answer between tokens that are new to the model; 256 examples",
+        "the same format with other known skills",
+        with_new_tokens(("rev", "asc", "next")),
+        with_new_tokens(("copy", "max", "add")),
         256,
     ),
-    "epochs": _desc("sorting letters downwards from 48 examples, again and again", 48),
+    "epochs": _sorting("sorting letters in descending order; 48 examples, repeated for many epochs", 48),
 }
 
 
-def old_skills(asked: int) -> list[Example]:
-    """What the base model could do before."""
-    each = -(-asked // len(BASE))
-    pairs = [islice(examples(skill, "test", "old", SIZES.get(skill, STRINGS)), each) for skill in BASE]
-    return [pair for some in pairs for pair in some]
+def old_skill_questions(total: int) -> list[Example]:
+    """Test questions of the base skills, the same number of each."""
+    each = -(-total // len(BASE_SKILLS))
+    by_skill = [
+        islice(generate_examples(skill, "test", "old", INPUT_SIZES.get(skill, STRING_SIZES)), each)
+        for skill in BASE_SKILLS
+    ]
+    return [example for examples in by_skill for example in examples]
 
 
-def right(question: str, answer: str, said: str) -> bool:
-    """Cards can make a number in several ways, and each of them is right."""
-    made = makes(question, said)
-    return said == answer if made is None else made
+def is_correct(question: str, expected: str, answer: str) -> bool:
+    """Whether the answer is correct. Several answers to a card question can be."""
+    solved = solves(question, answer)
+    return answer == expected if solved is None else solved
 
 
-def in_turn(pairs: list[Example], seed: int) -> Iterator[Example]:
-    """Training examples in epochs, each in an order of its own; every method sees the same."""
+def epochs_of(examples: list[Example], seed: int) -> Iterator[Example]:
+    """Training examples without end, each epoch in its own random order, which is the same for every method."""
     for epoch in count():
-        order = list(pairs)
+        order = list(examples)
         random.Random(f"order {seed} {epoch}").shuffle(order)
         yield from order

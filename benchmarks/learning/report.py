@@ -1,4 +1,4 @@
-"""The page and its plots, from the results file alone."""
+"""The page and its plots, written from the results file alone."""
 
 from __future__ import annotations
 
@@ -7,131 +7,141 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import provenance
-from benchmarks.learning import plan, plots, store, tables, verdicts
+from benchmarks.learning import claims, comparisons, plan, plots, store, tables
 from benchmarks.learning.plan import SIZES
 from benchmarks.learning.regimes import REGIMES
-from benchmarks.learning.study import Study
+from benchmarks.learning.study import NEW_TOKENS, Study
 from benchmarks.learning.tables import table
 
 INTRO = """\
-# Does it work?
+# SFT, DFT and OTR on small models
 
-Small models, made by this study itself, learn new things by SFT, DFT and OTR, and are asked what they learnt, what they
-make of it beyond what they were shown, and what they still know. Written by `python -m benchmarks learning` from
-[the results file]({file}) alone.
+Small models, pretrained by this study itself, are fine-tuned on new tasks with SFT, DFT and OTR. They are then tested
+on the new task, on the new task out of distribution, and on the skills that they had before.
+`python -m benchmarks learning` writes this page from [the results file]({file}) alone.
 
-These are tiny models and generated tasks. What is said here is true of them; a model of billions of parameters that
-learns from people's texts may behave otherwise.
+The models are tiny and the tasks are generated. A model with billions of parameters that learns from human text may
+behave differently.
 """
 
-ALIKE = """\
-All at the rate that was best for SFT. What holds in one of these tables only is a difference between learning rates as
-much as between methods:"""
+BY_REGIME = """\
+The table shows percentage points of correct answers ± half of the 95% confidence interval. Every method uses the
+learning rate that is best for SFT. Bold: a difference was found (paired t-test over the seeds at 5%, with Holm's
+correction over the regimes of the same comparison and measure)."""
 
-SHORT = """\
-Bold: a difference was found (5%, after Holm's correction over the rows of a column). Variants differ from OTR's
-defaults in the one setting they are named for. The regime "format" is in no average: it tests a limit that is known."""
+AVERAGES = """\
+An average hides that the regimes differ: read the tables by regime first. All methods use the learning rate that is
+best for SFT:"""
 
-HOW = """\
-- Figures are means over seeds ± half of the 95% t interval. A seed decides which examples there are, their order, and
-  OTR's draws; methods share seeds. Test questions are the same for all, and are in no training data of any kind.
-- A winner is named where a paired t-test over the seeds says so at 5%, after Holm's correction over the regimes of
-  the same comparison and measure. Otherwise "no difference was found", which is not "there is none": see the interval.
-- Learning rates were searched for every method and regime on {asked} validation questions of the trained distribution
-  (with right answers everywhere) and {seeds} seeds that are not reported, over {grid}. The smallest
-  rate within {as_good:.0%} of the best was taken: it changes the model least. Where it was at the edge of the grid, the
-  search went on.
-- Everybody: {steps} steps of {batch} examples, AdamW without weight decay, 10% warm-up, cosine, gradients clipped at 1.
-- The vocabulary has 64 tokens, a large model's 100,000 and more: what is said of K may be otherwise there.
-- Calibration (ECE, ten bins), entropy and NLL are those of the tokens of the right answers. On a CPU, seconds are the
-  process's own. Asking is no part of them.
-- GeneralPoints is four cards to 24. What SFT makes of that is in the tables as "24"; "points" is a smaller form: three
-  cards, + and -, and any number to make.
-- Answers are right only whole, end of text included. Where a hand of cards can make its number in several ways, each of
-  them counts. Old skills: the same number of held-out questions of each."""
+OWN_RATES = """\
+Each method uses its own learning rate. A difference that is in only one of these two tables may be a difference between
+learning rates:"""
+
+AVERAGES_NOTE = """\
+Bold: a difference was found (5%, with Holm's correction over the rows of a column). Each variant differs from OTR's
+defaults in the one setting that names it. The regime "{new_tokens}" is in no average: it tests a known limit."""
+
+METHOD = """\
+- Figures are means over seeds ± half of the 95% confidence interval (t distribution). A seed determines the training
+  examples, their order, and OTR's draws. All methods use the same seeds. The test questions are the same for all seeds
+  and methods, and no training data contain them.
+- A difference is "found" if a paired t-test over the seeds is significant at 5% after Holm's correction over the
+  regimes of the same comparison and measure. "No difference was found" does not mean that there is none: see the
+  interval.
+- The learning rate of every method and regime was chosen by validation accuracy on {questions} questions of the trained
+  distribution, all with correct answers, with {search_seeds} seeds that are not reported, from {grid}. The
+  smallest rate within {tolerance:.0%} of the best was chosen, because it changes the model least. If it was at the edge
+  of the grid, the grid was extended.
+- All methods train for {steps} steps of {batch} examples with AdamW without weight decay, 10% warm-up, a cosine
+  schedule and gradient norms clipped at 1.
+- The vocabulary has 64 tokens. Statements about K may not hold for the 100,000 and more tokens of a large model.
+- NLL, entropy and the expected calibration error (ECE, ten bins) are over the tokens of the correct answers. On a CPU,
+  seconds are process time. They do not include the evaluation.
+- GeneralPoints is the regime "24" (four cards make 24), which only SFT was tried on. The regime "points" is an easier
+  form: three cards, + and -, and any target.
+- An answer is correct only as a whole, including its end token. If a hand of cards can make its target in several ways,
+  each of them is correct. Old skills are tested with the same number of test questions for each skill."""
 
 
 def write(path: Path) -> str:
-    """Says what was written."""
+    """Writes the page and the plots beside the results file, and returns a message about it."""
     lines = store.read(path)
     studies = [study for size in SIZES.values() if (study := Study.of(lines, size)) is not None]
     if not studies:
-        return f"{path} has no base model yet, so there is no page to write."
+        return f"{path} has no base model, so no page was written. Run `python -m benchmarks learning` first."
     page = path.with_suffix(".md")
-    parts = [INTRO.format(file=path.name)]
-    for study in studies:
-        parts.append(section(study, path))
-    page.write_text("\n".join(parts))
+    page.write_text("\n".join([INTRO.format(file=path.name), *(section(study, path) for study in studies)]))
     return f"{page} is written."
 
 
 def readme_figures(lines: list[dict[str, Any]]) -> list[str]:
+    """The README's table of the study, from the lines of the results file."""
     study = Study.of(lines, SIZES["cpu"])
     assert study is not None
-    return [*table(tables.in_place_of_sft(study)), "", provenance.describe(study.sessions[-1])]
+    return [*table(tables.readme(study)), "", provenance.describe(study.sessions[-1])]
 
 
 def section(study: Study, path: Path) -> str:
+    """The page's part about one size. Writes its plots beside `path`."""
     size, figures = study.size, study.base["figures"]
-    named = list(plan.planned(size, study.known))
-    done = sum(study.known.of(run) is not None for run in named)
-    whole = max(len(named), plan.expected(size))
-    lines = [
-        f"## Size {size.name}: {figures['parameters']:,} parameters",
+    planned = list(plan.planned_runs(size, study.results))
+    finished = sum(study.results.get(run) is not None for run in planned)
+    total = max(len(planned), plan.expected_run_count(size))
+    lines = [f"## Size {size.name}: {figures['parameters']:,} parameters", "", provenance.describe(study.sessions[-1]), ""]
+    if finished < total:
+        lines += [f"**Unfinished: {finished} of {total} runs are recorded.** The page leaves out the others.", ""]
+    lines += ["### Which loss to use", "", claims.EXPLORATORY, *([size.note, ""] if size.note else [])]
+    lines += [*(f"- {text}" for text in claims.all_of(study)), ""]
+    lines += [
+        "### Differences from SFT by regime",
         "",
-        provenance.describe(study.sessions[-1]),
+        *_regimes(study),
+        BY_REGIME,
+        "",
+        *table(tables.minus_sft(study)),
         "",
     ]
-    if done < whole:
-        lines += [f"**Unfinished: {done} of {whole} runs are here.** What is missing is left out below.", ""]
-    lines += ["### In short", "", "Each method at its own learning rate:", "", *table(tables.overall(study)), ""]
-    lines += [ALIKE, "", *table(tables.overall(study.at_one_rate())), "", SHORT, ""]
-    for name, what, draw in plots.ALL:
+    for name, caption, draw in plots.ALL:
         file = path.with_name(f"{path.stem}-{size.name}-{name}.png")
         if draw(study, file):
-            lines += [f"![{what}]({file.name})", ""]
-    for question, answers in verdicts.all_of(study).items():
-        lines += [f"### {question}", "", *(f"- {answer}" for answer in answers), ""]
-    grid = ", ".join(f"{rate:g}" for rate in size.grid)
-    lines += [
-        "### How it was done",
-        "",
-        HOW.format(
-            seeds=size.search_seeds,
-            grid=grid,
-            steps=size.steps,
-            batch=size.batch,
-            asked=size.asked,
-            as_good=plan.AS_GOOD,
-        ),
-        *([f"- {size.note}"] if size.note else []),
-        "",
-        *_base(study),
-        *_regimes(study),
-    ]
-    for title, make in tables.ALL:
-        rows = make(study)
+            lines += [f"![{caption}]({file.name})", ""]
+    for heading, sentences in comparisons.sections(study).items():
+        lines += [f"### {heading}", "", *(f"- {sentence}" for sentence in sentences), ""]
+    lines += ["### Averages over regimes", "", AVERAGES, "", *table(tables.averages(study.at_sft_rate())), ""]
+    lines += [OWN_RATES, "", *table(tables.averages(study)), ""]
+    lines += [AVERAGES_NOTE.format(new_tokens=NEW_TOKENS), ""]
+    method = METHOD.format(
+        questions=size.questions,
+        search_seeds=size.search_seeds,
+        grid=", ".join(f"{rate:g}" for rate in size.grid),
+        tolerance=plan.RATE_TOLERANCE,
+        steps=size.steps,
+        batch=size.batch,
+    )
+    lines += ["### Method", "", method, "", *_base_model(study)]
+    for title, rows_of in tables.ALL:
+        rows = rows_of(study)
         if len(rows) > 1:
             lines += [f"### {title}", "", *table(rows), ""]
     return "\n".join(lines)
 
 
-def _base(study: Study) -> list[str]:
+def _base_model(study: Study) -> list[str]:
     figures = study.base["figures"]
-    scores = figures["skills"]
-    rows = [list(scores), [f"{100 * score:.1f}%" for score in scores.values()]]
+    accuracy = figures["skills"]
+    rows = [list(accuracy), [f"{100 * share:.1f}%" for share in accuracy.values()]]
     text = (
-        f"The base model: a Llama of width {study.size.width} and {study.size.layers} layers, a token a character, "
-        f"pretrained for {figures['steps']:,} steps ({figures['seconds'] / 60:.0f} minutes). Held-out questions it "
-        f"answers, {statistics.fmean(scores.values()):.1%} on average:"
+        f"The base model is a Llama of width {study.size.width} with {study.size.layers} layers and one token per "
+        f"character. It was pretrained for {figures['steps']:,} steps ({figures['seconds'] / 60:.0f} minutes). It "
+        f"answers {statistics.fmean(accuracy.values()):.1%} of the test questions correctly on average, by skill:"
     )
     return [text, "", *table(rows), ""]
 
 
 def _regimes(study: Study) -> list[str]:
-    rows = [["regime", "what is learnt", "out of distribution", "before: in", "before: out"]]
-    for name in (*study.size.regimes, *study.size.tried):
-        before, regime = study.before(name), REGIMES[name]
-        shown = [f"{100 * before[key]:.1f}%" for key in ("near", "far")] if before else ["", ""]
-        rows.append([name, regime.what, regime.far_is, *shown])
-    return [*table(rows), ""]
+    rows = [["regime", "task", "out of distribution", "base model, in distribution", "base model, out of distribution"]]
+    for name in (*study.size.regimes, *study.size.sft_only_regimes):
+        base, regime = study.base_figures(name), REGIMES[name]
+        cells = [f"{100 * base[key]:.1f}%" for key in ("near", "far")] if base else ["", ""]
+        rows.append([name, regime.description, regime.shift, *cells])
+    return [*table(rows, text_columns=3), ""]

@@ -1,4 +1,7 @@
-"""The results file: one line a run, and a line for every base model and every session before them."""
+"""The results file: one line for every session, base model and run.
+
+The keys and values of recorded lines are fixed. Where the code has a clearer name than the file, it is translated here.
+"""
 
 from __future__ import annotations
 
@@ -12,28 +15,37 @@ from benchmarks.learning.plan import METHODS, SIZES, Results, Run, Size
 from benchmarks.learning.regimes import REGIMES
 from otr_plugin import OTRConfig
 
-NOT_THE_LOSS = {"chunk_tokens", "kernel"}  # how it is computed, not what
+# These settings change how the loss is computed, but not its value, so they are not recorded.
+UNRECORDED_LOSS_SETTINGS = {"chunk_tokens", "kernel"}
+RECORDED_SIZE_SETTINGS = {  # key in the file -> field of Size
+    "steps": "steps",
+    "batch": "batch",
+    "asked": "questions",
+    "sampled": "sampled_questions",
+    "answers": "samples_per_question",
+    "looks": "evaluations",
+}
 
 
 def read(path: Path) -> list[dict[str, Any]]:
-    """All whole lines. One that was being written when a session was killed is none."""
+    """Every complete line. A last line without a newline is left out: its process was killed while writing it."""
     if not path.exists():
         return []
-    whole, _, _ = path.read_text().rpartition("\n")
+    complete, _, _ = path.read_text().rpartition("\n")
     lines = []
-    for number, line in enumerate(whole.splitlines(), 1):
+    for number, line in enumerate(complete.splitlines(), 1):
         try:
             lines.append(json.loads(line))
         except ValueError:
             raise ValueError(
-                f"{path}, line {number}: expected one JSON object a line, got {line[:60]!r}. Remove that line; its run "
-                "will be made again."
+                f"{path}, line {number}: expected one JSON object per line, got {line[:60]!r}. Remove that line; the "
+                "next call repeats its run."
             ) from None
     return lines
 
 
 def append(path: Path, line: dict[str, Any]) -> None:
-    """On disk when this returns."""
+    """Adds one line, which is on disk when this returns. An incomplete last line is removed first."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("ab+") as file:
         file.seek(0)
@@ -44,22 +56,26 @@ def append(path: Path, line: dict[str, Any]) -> None:
         os.fsync(file.fileno())
 
 
-def settings(run: Run, base: str) -> dict[str, Any]:
-    """All that a run's figures depend on, so that a changed study makes its runs again."""
+def settings(run: Run, base_checksum: str) -> dict[str, Any]:
+    """Everything that a run's figures depend on. A recorded run whose settings differ is repeated."""
     size, regime = SIZES[run.size], REGIMES[run.regime]
-    found: dict[str, Any] = {"base": base, "examples": regime.examples * size.more, "wrong": regime.wrong}
-    found |= {name: getattr(size, name) for name in ("steps", "batch", "asked", "sampled", "answers", "looks")}
+    found: dict[str, Any] = {
+        "base": base_checksum,
+        "examples": regime.examples * size.data_multiplier,
+        "wrong": regime.wrong,
+    }
+    found |= {key: getattr(size, field) for key, field in RECORDED_SIZE_SETTINGS.items()}
     if run.method:
-        found |= OTRConfig(**METHODS[run.method]).model_dump(exclude=NOT_THE_LOSS)
+        found |= OTRConfig(**METHODS[run.method]).model_dump(exclude=UNRECORDED_LOSS_SETTINGS)
     return found
 
 
-def line_of(run: Run, base: str, session: int, figures: dict[str, Any]) -> dict[str, Any]:
-    return asdict(run) | {"session": session, "config": settings(run, base), "figures": rounded(figures)}
+def run_line(run: Run, base_checksum: str, session: int, figures: dict[str, Any]) -> dict[str, Any]:
+    return asdict(run) | {"session": session, "config": settings(run, base_checksum), "figures": rounded(figures)}
 
 
 def rounded(figures: Any) -> Any:
-    """Six digits: more than the figures are worth, and a file that can be read."""
+    """Figures with six significant digits, which is more than their precision and keeps the file readable."""
     if isinstance(figures, float):
         return float(f"{figures:.6g}")
     if isinstance(figures, dict):
@@ -67,21 +83,21 @@ def rounded(figures: Any) -> Any:
     return [rounded(value) for value in figures] if isinstance(figures, list) else figures
 
 
-def base_line(lines: list[dict[str, Any]], size: Size) -> dict[str, Any] | None:
-    """The last base model of this size."""
+def last_base_line(lines: list[dict[str, Any]], size: Size) -> dict[str, Any] | None:
+    """The line of the last base model of this size."""
     found = [line for line in lines if line.get("kind") == "base" and line["size"] == size.name]
     return found[-1] if found else None
 
 
 def results(lines: list[dict[str, Any]], size: Size) -> Results:
-    """What is known of the last base model of this size."""
-    base = base_line(lines, size)
-    known = Results()
+    """The recorded runs of this size that have the last base model and the present settings."""
+    base = last_base_line(lines, size)
+    found = Results()
     if base is not None:
         names = asdict(Run("", "", "")).keys()
         for line in lines:
             if line["size"] == size.name and line.get("kind") not in ("base", "session"):
                 run = Run(**{name: line[name] for name in names})
                 if line["config"] == settings(run, base["print"]):
-                    known.figures[run.key] = line["figures"]
-    return known
+                    found.figures[run.key] = line["figures"]
+    return found

@@ -1,4 +1,4 @@
-"""The results file as the page asks for it."""
+"""The recorded runs of one size, as means and differences over seeds."""
 
 from __future__ import annotations
 
@@ -7,112 +7,127 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from benchmarks.learning import plan, store
-from benchmarks.learning.plan import Results, Run, Size
-from benchmarks.learning.stats import Difference, Mean, holm, mean, paired
+from benchmarks.learning.plan import NLL, OTR, SFT, Results, Run, Size
+from benchmarks.learning.regimes import REGIMES
+from benchmarks.learning.stats import Difference, Mean, holm, mean_over_seeds, paired_difference
 
-MEASURES = {"near": "in distribution", "far": "out of distribution", "old": "old skills"}
-DEFAULT = "OTR"
-APART = "format"  # a test of a limit that is known: in no average
-COMPARED = (("OTR", "SFT"), ("OTR", "DFT"), ("OTR", "OTR exact"), ("DFT", "SFT"))
+MEASURES = {"near": "in distribution", "far": "out of distribution", "old": "old skills"}  # key in the file -> name
+NEW_TOKENS = "format"  # this regime tests a known limit of OTR, so no average includes it
+AVERAGED_COMPARISONS = ((OTR, SFT), (OTR, "DFT"), (OTR, "OTR exact"), ("DFT", SFT))
+COMPARISONS = (*AVERAGED_COMPARISONS, (NLL, SFT))
 
 
 @dataclass(frozen=True)
 class Study:
     size: Size
     base: dict[str, Any]
-    known: Results
+    results: Results
     sessions: list[dict[str, Any]]
-    alike: bool = False  # every method at SFT's rate, instead of at its own
+    all_at_sft_rate: bool = False  # whether every method runs at SFT's learning rate instead of its own
 
-    def at_one_rate(self) -> Study:
-        return replace(self, alike=True)
+    def at_sft_rate(self) -> Study:
+        return replace(self, all_at_sft_rate=True)
 
     @staticmethod
     def of(lines: list[dict[str, Any]], size: Size) -> Study | None:
-        base = store.base_line(lines, size)
+        """The study of one size, or None if the file has no base model of that size."""
+        base = store.last_base_line(lines, size)
         if base is None:
             return None
         sessions = [line for line in lines if line["kind"] == "session" and line["size"] == size.name]
         return Study(size, base, store.results(lines, size), sessions)
 
     @property
-    def most_answers(self) -> str:
+    def largest_k(self) -> str:
         """The largest k of pass@k."""
-        return str(max(4**i for i in range(10) if 4**i <= self.size.answers))
+        return str(max(4**i for i in range(10) if 4**i <= self.size.samples_per_question))
 
-    def finals(self, method: str, regime: str) -> list[dict[str, Any]]:
-        """By seed; empty until every seed is there, so that nothing is quoted from some of them."""
+    def final_figures(self, method: str, regime: str) -> list[dict[str, Any]]:
+        """Figures of the reported runs by seed. Empty until every seed is finished, so that no mean is over a part."""
         rate = self.rate(method, regime)
         if rate is None:
             return []
-        found = [self.known.of(run) for run in plan.finals(self.size, method, regime, rate)]
-        whole = [figures for figures in found if figures is not None]
-        return whole if len(whole) == len(found) else []
+        figures = [self.results.get(run) for run in plan.final_runs(self.size, method, regime, rate)]
+        finished = [one for one in figures if one is not None]
+        return finished if len(finished) == len(figures) else []
 
     def rate(self, method: str, regime: str) -> float | None:
-        own = plan.chosen(self.size, DEFAULT if method == plan.EQUAL else method, regime, self.known)
-        if not self.alike:
+        """The learning rate of the method's reported runs."""
+        own = plan.chosen_rate(self.size, method, regime, self.results)
+        if not self.all_at_sft_rate:
             return own
-        same = plan.chosen(self.size, plan.ALIKE, regime, self.known)
-        return None if method == plan.EQUAL and own != same else same  # its steps are OTR's at OTR's own rate
+        sft = plan.chosen_rate(self.size, SFT, regime, self.results)
+        # SFT with OTR's step lengths runs only at OTR's own rate.
+        return None if method == plan.STEP_MATCHED_SFT and own != sft else sft
 
     def values(self, method: str, regime: str, name: str) -> list[float]:
-        """One figure of every seed; "pass/16" is the figure 16 within the figure pass."""
+        """One figure by seed. The name "pass/16" means the figure "16" inside the figure "pass"."""
         outer, _, inner = name.partition("/")
-        return [figures[outer][inner] if inner else figures[outer] for figures in self.finals(method, regime)]
+        return [figures[outer][inner] if inner else figures[outer] for figures in self.final_figures(method, regime)]
 
-    def first_there(self, method: str, regime: str) -> list[Any]:
-        """By seed, the first look (step, tokens, seconds, accuracy) at which the level was reached, or None."""
-        courses = [figures["course"] for figures in self.finals(method, regime)]
-        return [next((look for look in course if look[3] >= self.size.level), None) for course in courses]
+    def first_at_target(self, method: str, regime: str) -> list[Any]:
+        """By seed, the first validation (step, tokens, seconds, accuracy) with the target accuracy, or None."""
+        courses = [figures["course"] for figures in self.final_figures(method, regime)]
+        target = self.size.target_accuracy
+        return [next((validation for validation in course if validation[3] >= target), None) for course in courses]
 
     def mean(self, method: str, regime: str, name: str) -> Mean | None:
         values = self.values(method, regime, name)
-        return mean(values) if values else None
+        return mean_over_seeds(values) if values else None
 
-    def before(self, regime: str) -> dict[str, Any] | None:
-        return self.known.of(Run(self.size.name, "before", regime))
+    def base_figures(self, regime: str) -> dict[str, Any] | None:
+        """Figures of the base model without fine-tuning."""
+        return self.results.get(Run(self.size.name, "before", regime))
 
-    def noise(self, regime: str) -> list[dict[str, Any]]:
+    def gradient_noise(self, regime: str) -> list[dict[str, Any]]:
+        """Gradient noise by seed. Empty until every seed is finished."""
         runs = [Run(self.size.name, "noise", regime, seed=seed) for seed in range(self.size.seeds)]
-        found = [figures for run in runs if (figures := self.known.of(run)) is not None]
+        found = [figures for run in runs if (figures := self.results.get(run)) is not None]
         return found if len(found) == len(runs) else []
 
     def differences(self, first: str, second: str, name: str) -> dict[str, Difference]:
-        """By regime, in all regimes where both ran; corrected for how many they are."""
+        """First minus second for every regime in which both ran, with Holm's correction over these regimes."""
         found = {}
         for regime in self.size.regimes:
             a, b = self.values(first, regime, name), self.values(second, regime, name)
             if a and b:
-                found[regime] = paired(a, b)
+                found[regime] = paired_difference(a, b)
         return holm(found)
 
     def averages(self, name: str) -> dict[tuple[str, str], Difference]:
-        """Each seed's average over the regimes where both ran; corrected for how many pairs there are."""
+        """Differences of each seed's average over the regimes in which both methods ran, with Holm's correction over
+        the comparisons."""
         found = {}
-        for first, second in (*COMPARED, *((variant, DEFAULT) for variant in self.size.variants)):
-            shared = self.averaged(first, second)
-            if shared:
-                sides = [[self.values(m, r, name) for r in shared] for m in (first, second)]
-                one, other = ([statistics.fmean(seed) for seed in zip(*rows, strict=True)] for rows in sides)
-                found[first, second] = paired(one, other)
+        for first, second in (*AVERAGED_COMPARISONS, *((variant, OTR) for variant in self.size.variants)):
+            regimes = self.averaged_regimes(first, second)
+            if regimes:
+                by_regime = [[self.values(method, regime, name) for regime in regimes] for method in (first, second)]
+                a, b = ([statistics.fmean(seed) for seed in zip(*rows, strict=True)] for rows in by_regime)
+                found[first, second] = paired_difference(a, b)
         return holm(found)
 
-    def averaged(self, first: str, second: str) -> list[str]:
-        return [regime for regime in self.regimes_of(first, second) if regime != APART]
+    def averaged_regimes(self, first: str, second: str) -> list[str]:
+        return [regime for regime in self.finished_regimes(first, second) if regime != NEW_TOKENS]
 
-    def scores(self, method: str, regime: str) -> dict[float, float]:
-        """Validation accuracy at every rate that the search tried."""
-        rates = plan.rates(self.size, method, regime, self.known)
-        found = {rate: plan.score(self.size, method, regime, rate, self.known) for rate in rates}
-        return {rate: score for rate, score in found.items() if score is not None}
+    def search_accuracy(self, method: str, regime: str) -> dict[float, float]:
+        """Validation accuracy by learning rate, from the search runs."""
+        rates = plan.search_rates(self.size, method, regime, self.results)
+        found = {rate: plan.search_accuracy(self.size, method, regime, rate, self.results) for rate in rates}
+        return {rate: accuracy for rate, accuracy in found.items() if accuracy is not None}
 
-    def searched(self, method: str, regime: str, rate: float, name: str) -> Mean | None:
-        """A figure of the search, over its seeds."""
-        runs = plan.searches(self.size, method, regime, rate)
-        found = [figures[name] for run in runs if (figures := self.known.of(run)) is not None]
-        return mean(found) if found else None
+    def search_mean(self, method: str, regime: str, rate: float, name: str) -> Mean | None:
+        """The mean of a figure over the search seeds."""
+        runs = plan.search_runs(self.size, method, regime, rate)
+        found = [figures[name] for run in runs if (figures := self.results.get(run)) is not None]
+        return mean_over_seeds(found) if found else None
 
-    def regimes_of(self, *methods: str) -> list[str]:
-        """Those in which all of the methods have all their seeds."""
-        return [r for r in self.size.regimes if all(self.finals(method, r) for method in methods)]
+    def finished_regimes(self, *methods: str) -> list[str]:
+        """The regimes in which every seed of all these methods is finished."""
+        return [r for r in self.size.regimes if all(self.final_figures(method, r) for method in methods)]
+
+    def regimes_with_wrong_answers(self) -> list[str]:
+        return [regime for regime in self.size.regimes if REGIMES[regime].wrong]
+
+    def regimes_with_correct_answers(self) -> list[str]:
+        """Regimes whose training answers are all correct, without the regime of new tokens."""
+        return [regime for regime in self.size.regimes if not REGIMES[regime].wrong and regime != NEW_TOKENS]

@@ -30,7 +30,7 @@ REGIME = REGIMES["wrong10"]
 
 def training_examples() -> list[Example]:
     """Returns the questions and answers of TRAINING_FILE, in its order."""
-    return REGIME.train(seed=0)
+    return REGIME.training_examples(seed=0)
 
 
 def training_lines() -> str:
@@ -48,7 +48,7 @@ def questions_by_kind(count: int) -> dict[str, list[Example]]:
     """Returns `count` questions of each kind. None was used in training, and every answer is right."""
     return {
         "new skill": REGIME.test(count),
-        "harder cases": REGIME.far_test(count),
+        "harder cases": REGIME.shifted_test(count),
         "old skills": [
             pair for skill in OLD_SKILLS for pair in old_skill_questions(skill, count // len(OLD_SKILLS), seed=2)
         ],

@@ -73,7 +73,7 @@ def _check_tensors(hidden: Tensor, weight: Tensor, labels: Tensor, bias: Tensor 
         if not isinstance(tensor, Tensor):
             _refuse(name, "a torch.Tensor", type(tensor).__name__)
     if hidden.dim() != 2:
-        _refuse("hidden", "shape [N, D] (hidden.flatten(0, -2) has it)", _shape(hidden))
+        _refuse("hidden", "shape [N, D] (pass hidden.flatten(0, -2))", _shape(hidden))
     if weight.dim() != 2 or len(weight) == 0 or weight.shape[1] != hidden.shape[1]:
         _refuse(
             "weight",

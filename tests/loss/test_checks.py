@@ -20,7 +20,7 @@ FINITE = "expected a finite number > 0, got"
 CASES = [
     (
         {"hidden": torch.zeros(2, 2, 3)},
-        "hidden: expected shape [N, D] (hidden.flatten(0, -2) has it), got [2, 2, 3]",
+        "hidden: expected shape [N, D] (pass hidden.flatten(0, -2)), got [2, 2, 3]",
     ),
     ({"hidden": None}, "hidden: expected a torch.Tensor, got NoneType"),
     (

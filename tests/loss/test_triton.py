@@ -195,12 +195,14 @@ def test_a_label_out_of_range_makes_its_own_row_nan(label):
     assert not gradient[1].isnan().any()
 
 
+# The interpreter computes with numpy, which warns of overflow and NaN where a GPU does not.
+@pytest.mark.filterwarnings("ignore:(overflow|invalid value|divide by zero) encountered:RuntimeWarning")
 @pytest.mark.parametrize("kernel", MODULES)
 @pytest.mark.parametrize("settings", [{}, {"estimator": "exact"}, {"objective": "dft"}, {"objective": "sft"}], ids=str)
 def test_nan_logits_make_their_own_row_nan(settings, kernel):
-    logits, labels, config = torch.randn(2, 300), torch.tensor([7, 3]), OTRConfig(**settings)
+    logits, labels, config = torch.randn(2, 300), torch.tensor([7, 3]), OTRConfig(**{"samples": 16} | settings)
     logits[0] = torch.nan
-    uniforms = torch.rand(2, 256) if config.draws else None
+    uniforms = torch.rand(2, 16) if config.draws else None
     row_metrics, gradient = run_kernel(kernel, logits, labels, uniforms, config, 300)
     columns = [ROW_METRICS.index(name) for name in ("nll", "objective")]
     assert row_metrics[0, columns].isnan().all()
