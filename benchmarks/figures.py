@@ -3,7 +3,7 @@
 A generated part stands between two comments. The first names its source, and which rendering of it where there are
 several:
 
-    <!-- figures: benchmarks/results/learning.jsonl variants -->
+    <!-- figures: benchmarks/results/learning.jsonl averages -->
     ...
     <!-- end of figures -->
 
@@ -25,7 +25,7 @@ from typing import Any
 
 from benchmarks import provenance
 from benchmarks.learning import plan, report, store, tables
-from benchmarks.learning.study import MEASURES, Study
+from benchmarks.learning.study import Study
 from benchmarks.paths import RESULTS, ROOT
 from benchmarks.performance import axolotl_step, loss
 from benchmarks.quickstart import command as quickstart
@@ -71,42 +71,15 @@ def _read(path: Path) -> Any:
 # The study
 
 
-def _study(lines: list[dict[str, Any]]) -> Study:
-    """The study of the size that was run, every method at SFT's learning rate."""
-    study = Study.of(lines, plan.SIZES["cpu"])
-    assert study is not None
-    return study.at_one_rate()
-
-
-def _minus_sft(method: str) -> Callable[[list[dict[str, Any]]], list[str]]:
-    """A table of one method minus SFT, in every regime in which the method ran."""
+def _of_study(rows: Callable[[Study], tables.Rows]) -> Callable[[list[dict[str, Any]]], list[str]]:
+    """A renderer of one of the study's tables, for the size that was run."""
 
     def render(lines: list[dict[str, Any]]) -> list[str]:
-        study = _study(lines)
-        columns = [study.differences(method, "SFT", name) for name in MEASURES]
-        rows = [["regime", *MEASURES.values()]]
-        for regime in columns[0]:
-            rows.append([regime, *(tables.bold(tables.points(one[regime]), one[regime]) for one in columns)])
-        return tables.table(rows)
+        study = Study.of(lines, plan.SIZES["cpu"])
+        assert study is not None
+        return tables.table(rows(study))
 
     return render
-
-
-def _settings_in_study(lines: list[dict[str, Any]]) -> list[str]:
-    return tables.table(tables.overall(_study(lines)))
-
-
-def _learning_rates(lines: list[dict[str, Any]]) -> list[str]:
-    """Validation accuracy of SFT, DFT and OTR at every learning rate of the search, %."""
-    study = Study.of(lines, plan.SIZES["cpu"])
-    assert study is not None
-    rates = study.size.grid
-    rows = [["", *(f"{rate:g}" for rate in rates)]]
-    for regime in study.size.regimes:
-        for method in ("SFT", "DFT", "OTR"):
-            scores = study.scores(method, regime)
-            rows.append([f"{regime}, {method}", *(f"{100 * scores[rate]:.1f}" for rate in rates)])
-    return tables.table(rows)
 
 
 # The loss
@@ -223,10 +196,9 @@ def _fixes(table: ast.Dict) -> Iterator[tuple[str, str]]:
 RENDERERS: dict[tuple[str, str | None], Callable[[Any], list[str]]] = {
     ("quickstart", None): quickstart.readme_figures,
     ("learning", None): report.readme_figures,
-    ("learning", "nll"): _minus_sft("nll"),
-    ("learning", "dft"): _minus_sft("DFT"),
-    ("learning", "averages"): _settings_in_study,
-    ("learning", "rates"): _learning_rates,
+    ("learning", "regimes"): _of_study(tables.minus_sft),
+    ("learning", "averages"): _of_study(lambda study: tables.averages(study.at_sft_rate())),
+    ("learning", "rates"): _of_study(tables.rate_sensitivity),
     ("loss-cpu", None): loss.readme_figures,
     ("loss-cpu", "trainable"): _trainable_head,
     ("loss-cpu", "growth"): _growth,
