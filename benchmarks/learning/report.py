@@ -87,7 +87,8 @@ def section(study: Study, path: Path) -> str:
     planned = list(plan.planned_runs(size, study.results))
     finished = sum(study.results.get(run) is not None for run in planned)
     total = max(len(planned), plan.expected_run_count(size))
-    lines = [f"## Size {size.name}: {figures['parameters']:,} parameters", "", provenance.describe(study.sessions[-1]), ""]
+    lines = [f"## Size {size.name}: {figures['parameters']:,} parameters", ""]
+    lines += [provenance.describe(study.sessions[-1]), ""]
     if finished < total:
         lines += [f"**Unfinished: {finished} of {total} runs are recorded.** The page leaves out the others.", ""]
     lines += ["### Which loss to use", "", claims.EXPLORATORY, *([size.note, ""] if size.note else [])]
