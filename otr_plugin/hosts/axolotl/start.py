@@ -1,4 +1,8 @@
-"""Axolotl, when a process imports it: the short name `otr`, `--otr.samples 16`, and no settings without the plugin."""
+"""Patches Axolotl when a process imports it.
+
+The patches add the short name `otr`, options such as `--otr.samples 16`, and an error for settings of OTR in a recipe
+that does not name the plugin.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +14,7 @@ from otr_plugin.hosts.recipes import PLUGIN_NAMES, SETTINGS_KEY, named_plugins, 
 
 
 def patch_load_plugin(module: ModuleType) -> None:
-    """`plugins: [otr]` names the plugin: load_plugin expects a module and a class, joined by a dot."""
+    """Makes `plugins: [otr]` load the plugin. Axolotl's load_plugin accepts only names such as module.Class."""
     original = getattr(module, "load_plugin", None)
     if original is None:  # Axolotl then rejects `otr` by itself
         return
@@ -26,7 +30,7 @@ def patch_load_plugin(module: ModuleType) -> None:
 
 
 def patch_cli_options(module: ModuleType) -> None:
-    """The command line overrides OTR's settings, as `--otr.samples 16`: one (names, parameter, type, help) each."""
+    """Adds one command-line option (names, parameter, type, help) for each setting, such as `--otr.samples 16`."""
     original = getattr(module, "AXOLOTL_CONFIG_CLI_OPTIONS", None)
     if isinstance(original, tuple) and all(len(option) == 4 for option in original):
         from otr_plugin.config import OTRConfig
@@ -39,7 +43,7 @@ def patch_cli_options(module: ModuleType) -> None:
 
 
 def patch_prepare_plugins(module: ModuleType) -> None:
-    """Settings without the plugin are an error: Axolotl drops unknown keys, and would train plain SFT."""
+    """Raises for settings without the plugin. Axolotl drops unknown keys, and would train plain SFT."""
     original = getattr(module, "prepare_plugins", None)
     if original is None:
         return

@@ -1,4 +1,7 @@
-"""LLaMA-Factory, when a process imports it. It has no plugins, so its patched parser reads `plugins:` and `otr:`."""
+"""Patches LLaMA-Factory when a process imports it.
+
+LLaMA-Factory has no plugins, so its patched parser reads `plugins:` and `otr:`, and its patched trainers attach OTR.
+"""
 
 from __future__ import annotations
 
@@ -27,19 +30,19 @@ def _refuse_recipes(module: ModuleType, error: Exception) -> None:
 
 @or_else(_refuse_recipes)
 def patch_parser(module: ModuleType) -> None:
-    """`plugins:` and `otr:` are read here; the parser would call them keys that are not used."""
+    """Reads `plugins:` and `otr:`. The parser itself raises for them, as for all unknown keys."""
     adapter("llamafactory").patch_parser(module)
 
 
 @or_else(_refuse_recipes)
 def patch_trainer(module: ModuleType) -> None:
-    """A trainer whose arguments carry OTR's settings attaches OTR to its model."""
+    """Makes a trainer whose arguments carry OTR's settings attach OTR to its model."""
     adapter("llamafactory").patch_trainer(module)
 
 
 @or_else(_refuse_recipes)
 def patch_liger(module: ModuleType) -> None:
-    """With OTR, Liger's fused loss is left out; its other kernels stay."""
+    """Leaves Liger's fused loss out of runs with OTR. Its other kernels stay."""
     adapter("llamafactory").patch_liger(module)
 
 

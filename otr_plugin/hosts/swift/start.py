@@ -1,4 +1,4 @@
-"""ms-swift, when a process imports it: `loss_type: otr`, and no settings without it.
+"""Patches ms-swift when a process imports it: adds `loss_type: otr`, and refuses settings of OTR without it.
 
 Swift takes OTR's settings from variables: `OTR_SAMPLES: 16` under `ENV:` of a recipe, or in the shell.
 """
@@ -47,12 +47,12 @@ def _refuse_recipes(module: ModuleType, error: Exception) -> None:
 
 @or_else(_refuse_recipes)
 def patch_trainer_factory(module: ModuleType) -> None:
-    """`loss_type: otr` joins swift's losses, and recipes are checked before any weight is loaded."""
+    """Adds `loss_type: otr` to swift's losses, and checks recipes before any weight is loaded."""
     adapter("swift").patch_trainer_factory(module)
 
 
 def patch_megatron(module: ModuleType) -> None:
-    """`megatron sft` accepts any loss_type, but for a causal language model it uses none of them."""
+    """Refuses OTR in `megatron sft`, which accepts any loss_type but uses none for a causal language model."""
     arguments: Any = getattr(module, "MegatronSftArguments", None)
     original = getattr(arguments, "__post_init__", None)
     if original is None:

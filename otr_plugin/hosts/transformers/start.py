@@ -1,4 +1,4 @@
-"""transformers' own Trainer, while a model is attached: a Trainer of an attached model connects to it."""
+"""Patches transformers' Trainer while a model is attached."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from otr_plugin.hosts.patching import adapter
 
 
 def patch_trainer(module: ModuleType) -> None:
-    """A Trainer that is constructed with an attached model connects its steps and its log to that model."""
+    """Connects a Trainer that is constructed with an attached model: its steps, its log and its checks."""
     adapter("transformers").patch_trainer(module)
 
 

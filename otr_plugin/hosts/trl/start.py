@@ -1,4 +1,7 @@
-"""TRL, when a process imports it. It has no plugins, so its patched parser reads `plugins:` and `otr:`."""
+"""Patches TRL when a process imports it.
+
+TRL has no plugins, so its patched parser reads `plugins:` and `otr:`, and its patched SFTTrainer attaches OTR.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +24,7 @@ def recipe_in(command_line: list[str]) -> Any:
 
 
 def _refuse_recipes(module: ModuleType, error: Exception) -> None:
-    """Whatever the parser does with a recipe, it is constructed before it reads one."""
+    """Check the recipe in the constructor: a parser whose methods have changed is still constructed first."""
     parser = getattr(module, "TrlParser", None)
     if parser is None:
         return
@@ -37,12 +40,12 @@ def _refuse_recipes(module: ModuleType, error: Exception) -> None:
 
 @or_else(_refuse_recipes)
 def patch_parser(module: ModuleType) -> None:
-    """`plugins:` and `otr:` are read here; TRL would pass them to `accelerate launch`, or drop them."""
+    """Reads `plugins:` and `otr:`. TRL itself passes unknown keys to `accelerate launch`, or drops them."""
     adapter("trl").patch_parser(module)
 
 
 def patch_trainer(module: ModuleType) -> None:
-    """An SFTTrainer that has OTR's settings, or an attached model, trains with OTR instead of its own fused head."""
+    """Makes an SFTTrainer with OTR's settings or with an attached model train with OTR, not with its fused head."""
     adapter("trl").patch_trainer(module)
 
 
