@@ -102,10 +102,10 @@ def otr_loss_on_logits(
         elif config.baseline != "none":
             raise _not_implemented("baseline", config.baseline, "none", "mean")
         # A token that is never drawn adds 0, even if its log p is -inf.
-        objective = -torch.where(share > 0, share * reward * log_p, 0).sum(-1)
+        objective = -torch.where(share != 0, share * reward * log_p, 0).sum(-1)
         rows = {"reward": mean_reward, "hit_rate": (share * is_label).sum(-1), "unsampled": unsampled}
     elif config.objective == "dft":
-        objective = torch.where(p_label > 0, p_label * nll, 0)
+        objective = torch.where(p_label != 0, p_label * nll, 0)
     elif config.objective == "sft":
         objective = nll
     else:

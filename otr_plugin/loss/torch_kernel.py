@@ -272,7 +272,7 @@ def _exact(policy: _Policy, label: Tensor, excluded: Tensor | None, config: OTRC
     at_label = (1 - config.beta) * q_label
     cross_entropy = policy.log_z - _sum_of_product(q, policy.x, scratch) / q_sum
     return _Term(
-        objective=torch.where(q_label > 0, at_label * policy.nll, 0) + other_advantage * cross_entropy,
+        objective=torch.where(q_label != 0, at_label * policy.nll, 0) + other_advantage * cross_entropy,
         p_factor=mean_reward - baseline,
         at_label=at_label,
         metrics={
@@ -287,7 +287,7 @@ def _exact(policy: _Policy, label: Tensor, excluded: Tensor | None, config: OTRC
 def _weighted_nll(policy: _Policy, weight: Tensor) -> _Term:
     """`objective: dft` and `objective: sft`: the NLL times a weight [R, 1] that carries no gradient."""
     return _Term(
-        objective=torch.where(weight > 0, weight * policy.nll, 0),
+        objective=torch.where(weight != 0, weight * policy.nll, 0),  # 0 * inf is 0 here, and NaN stays NaN
         p_factor=weight,
         at_label=weight,
         metrics=dict.fromkeys(DRAW_METRICS, torch.full_like(weight, math.nan)),

@@ -208,7 +208,8 @@ def loss_kernel(
                 place = tl.sum((tl.cumsum(q_inside, 1) <= rest.to(tl.float32)[:, None]).to(tl.int32), 1)
                 # Rounding may move rest behind the last token of the tile that has mass; that token is then the draw.
                 last = tl.max(tl.where(q_inside > 0, tl.arange(0, TILE)[None, :], 0), 1)
-                drawn = before * TILE + tl.minimum(place, last)
+                # In a row with NaN the search may end anywhere; the minimum keeps it within the row.
+                drawn = tl.minimum(before * TILE + tl.minimum(place, last), vocabulary - 1)
                 is_other = live & (is_label == 0)
                 distance = load_logits(row, drawn, is_other, SCALE, CAP) - top
                 tl.store(tokens + k, tl.where(is_other, drawn, -1), mask=live)
