@@ -76,7 +76,7 @@ LOGIT_TRANSFORM = {
 }
 NO_HEAD_DIM = {"num_key_value_heads": 4, "head_dim": None}
 SPARSE_ATTENTION = {"index_head_dim": 16, "index_n_heads": 2, "index_topk": 4, "mlp_layer_types": ["dense", "sparse"]}
-# Settings of single families beyond the general ones; most ask for one layer of each kind that the family has.
+# Settings of single families beyond the general ones; most set one layer of each kind that the family has.
 FAMILY_SETTINGS = {
     **dict.fromkeys(
         ("deepseek_v2", "deepseek_v3", "glm4_moe_lite", "minicpm3", "youtu", "axk1"),
