@@ -72,7 +72,13 @@ class Axolotl(HostDriver):
     def train(
         self, name: str, *arguments: str, env: dict[str, str] | None = None, **changes: Any
     ) -> tuple[list[dict[str, float]], str]:
-        """Runs `axolotl train`; returns the log of every step, and all that was printed."""
+        """Runs `axolotl train`; returns the log of every step, and all that was printed.
+
+        Without a `--launcher` among the arguments, training runs in the command's own process: Axolotl's default starts
+        `accelerate launch` and from there a third process, and each of them imports torch.
+        """
+        if "--launcher" not in arguments:
+            arguments = (*arguments, "--launcher", "python")
         # `log_of` reads the checkpoint that is saved at the end.
         changes = {"save_strategy": "steps", "save_steps": 1000, "save_first_step": False} | changes
         done = self.call("train", str(self.recipe(name, **changes)), *arguments, env=env)

@@ -248,7 +248,7 @@ def test_a_head_that_is_no_plain_linear_layer_is_refused():
 def test_a_model_that_is_no_causal_language_model_is_refused():
     with pytest.raises(ValueError, match="expected a causal language model of transformers, got Linear"):
         attach(torch.nn.Linear(2, 2), OTR)
-    with pytest.raises(ValueError, match=r"got LlamaModel: get_output_embeddings\(\) gives no head"):
+    with pytest.raises(ValueError, match=r"got LlamaModel: get_output_embeddings\(\) returns no head"):
         attach(tiny("llama").model, OTR)
 
 

@@ -23,11 +23,14 @@ from tests.hosts.agreement import (
 )
 
 PACKED = {"sample_packing": True, "pad_to_sequence_len": True, "sequence_len": 128}
+DEFAULT_LAUNCHER = ("--launcher", "accelerate")  # what `axolotl train` uses
 METRICS = {PREFIX + name for name in ROW_METRICS}
 
 
 def test_axolotl_loads_the_plugin(axolotl):
-    log, printed = axolotl.train("seen", plugins=["otr"], otr={"samples": 32}, val_set_size=0.1, eval_steps=3)
+    log, printed = axolotl.train(
+        "seen", *DEFAULT_LAUNCHER, plugins=["otr"], otr={"samples": 32}, val_set_size=0.1, eval_steps=3
+    )
     assert "OTR is active: objective otr (32 samples, temperature 1.3, beta -0.1, baseline none)" in printed
     steps = [entry for entry in log if "loss" in entry]
     assert len(steps) == 6
@@ -76,7 +79,7 @@ def test_a_run_that_was_killed_and_resumed_equals_an_unbroken_one(axolotl, momen
         "save_total_limit": 50,
     }
     unbroken, killed = f"unbroken {moment}", f"killed {moment}"
-    axolotl.train(unbroken, **recipe)
+    axolotl.train(unbroken, *DEFAULT_LAUNCHER, **recipe)
     path = axolotl.recipe(killed, **recipe)
     folder = axolotl.folder / killed
     process = subprocess.Popen(
@@ -98,7 +101,7 @@ def test_a_run_that_was_killed_and_resumed_equals_an_unbroken_one(axolotl, momen
     assert not (folder / "checkpoint-40").exists(), "killed too late to tell"
     whole = [c for c in folder.glob("checkpoint-*") if (c / "trainer_state.json").exists()]
     last = max(whole, key=lambda c: int(c.name.split("-")[1]))
-    axolotl.train(killed, **recipe | {"resume_from_checkpoint": str(last)})
+    axolotl.train(killed, *DEFAULT_LAUNCHER, **recipe | {"resume_from_checkpoint": str(last)})
     same_after_resume(*(axolotl.folder / name / "checkpoint-40" for name in (unbroken, killed)))
 
 
