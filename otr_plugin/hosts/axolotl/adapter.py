@@ -9,7 +9,7 @@ from axolotl.utils.logging import get_logger
 from pydantic import BaseModel, Field, model_validator
 
 from otr_plugin.config import OTRConfig
-from otr_plugin.hosts.recipes import conflicts, names_otr, refuse_conflicts, untried_version
+from otr_plugin.hosts.recipes import SETTINGS_KEY, conflicts, names_otr, refuse_conflicts, untried_version
 from otr_plugin.hosts.transformers.adapter import attach_and_connect
 
 LOG = get_logger("axolotl.otr")  # Axolotl shows only its own loggers' messages
@@ -49,10 +49,11 @@ class OTRArgs(BaseModel):
     def check(cls, recipe: Any) -> Any:
         if not names_otr(recipe):
             return recipe  # Axolotl also validates with the plugins of earlier recipes in the same process
-        dotted = [key for key in recipe if isinstance(key, str) and key.startswith("otr.")]
+        prefix = f"{SETTINGS_KEY}."
+        dotted = [key for key in recipe if isinstance(key, str) and key.startswith(prefix)]
         if dotted:  # a sweep over `otr.samples: [16, 256]` writes such a key, which Axolotl would drop as unknown
-            settings = dict(recipe.get("otr") or {}) | {key.removeprefix("otr."): recipe[key] for key in dotted}
-            recipe = {key: value for key, value in recipe.items() if key not in dotted} | {"otr": settings}
+            settings = dict(recipe.get(SETTINGS_KEY) or {}) | {key.removeprefix(prefix): recipe[key] for key in dotted}
+            recipe = {key: value for key, value in recipe.items() if key not in dotted} | {SETTINGS_KEY: settings}
         problems = conflicts(recipe, OTHER_LOSSES)
         for name in recipe.get("plugins") or []:
             key, fix = OTHER_LOSS_PLUGINS.get(name.rsplit(".", 1)[-1], (None, None))

@@ -19,8 +19,8 @@ IN_MEGATRON = "otr: Megatron's trainer computes its own loss, and the run would 
 
 
 def asks_for_otr(args: Any) -> bool:
-    loss_types = [args.loss_type] if isinstance(args.loss_type, str) else args.loss_type or []
-    return LOSS_TYPE in loss_types
+    loss_type = getattr(args, "loss_type", None) or []
+    return LOSS_TYPE in ([loss_type] if isinstance(loss_type, str) else loss_type)
 
 
 def variables() -> dict[str, str]:
@@ -37,7 +37,7 @@ def _refuse_recipes(module: ModuleType, error: Exception) -> None:
 
     @functools.wraps(original)
     def get_training_args(args: Any) -> Any:
-        if "otr" in (getattr(args, "loss_type", None) or ""):
+        if asks_for_otr(args):
             raise RuntimeError(f"otr: ms-swift cannot train with OTR: {error!r}") from error
         return original(args)
 
