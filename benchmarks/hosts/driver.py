@@ -82,7 +82,7 @@ def write_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> None:
 
 def run_command(*command: str, folder: Path, env: dict[str, str], check: bool) -> subprocess.CompletedProcess[str]:
     """Runs a command in the folder and returns its output. With `check`, a failure raises the end of the output."""
-    done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, check=False, timeout=600)
+    done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, check=False, timeout=1800)
     if check and done.returncode:
         raise AssertionError(f"{' '.join(command)} failed:\n{done.stdout[-3000:]}\n{done.stderr[-6000:]}")
     return done

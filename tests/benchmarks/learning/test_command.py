@@ -32,7 +32,7 @@ def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("learning")
     file = folder / "smoke" / "learning.jsonl"
     process = subprocess.Popen([*COMMAND, "--work", folder], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    for _ in range(3000):  # tenths of a second: the imports alone can take a minute
+    for _ in range(9000):  # tenths of a second, against a hang: the imports alone can take minutes
         if len(runs_in(file)) >= 3 or process.poll() is not None:
             break
         time.sleep(0.1)
