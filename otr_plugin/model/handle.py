@@ -31,7 +31,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from otr_plugin.config import OTRConfig
+from otr_plugin.config import OTRConfig, not_implemented
 from otr_plugin.loss import otr_loss
 from otr_plugin.loss.checks import IGNORE_INDEX
 from otr_plugin.metrics import TOKEN_COUNT, average, reduce_over_ranks
@@ -322,7 +322,7 @@ def _describe_objective(config: OTRConfig) -> str:
         case "dft" | "sft":
             text = f"objective {config.objective}"
         case _:
-            raise NotImplementedError(f"{__name__}: objective {config.objective!r} is not implemented")
+            raise not_implemented(__name__, "objective", config.objective, ("otr", "dft", "sft"))
     return text + (f" + {config.nll_weight} NLL" if config.nll_weight else "")
 
 
@@ -333,7 +333,7 @@ def _describe_estimator(config: OTRConfig) -> str:
         case "exact":
             return "exact"
         case _:
-            raise NotImplementedError(f"{__name__}: estimator {config.estimator!r} is not implemented")
+            raise not_implemented(__name__, "estimator", config.estimator, ("sampled", "exact"))
 
 
 def _next_token_labels(call: Call, hidden: Tensor) -> Tensor:

@@ -10,6 +10,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from otr_plugin import OTRConfig
 from otr_plugin.loss.reference import otr_loss_on_logits
+from otr_plugin.metrics import PREFIX, ROW_METRICS
+
+METRICS = {PREFIX + name for name in ROW_METRICS}  # what OTR adds to every entry of the training log
 
 
 def losses(log):

@@ -10,10 +10,10 @@ import pytest
 
 from benchmarks.hosts.axolotl import ENV
 from benchmarks.hosts.driver import BIN
-from otr_plugin.metrics import PREFIX, ROW_METRICS
 from tests.hosts.agreement import (
     ANSWER,
     EXAMPLES,
+    METRICS,
     PROMPT,
     RECIPE,
     losses,
@@ -24,7 +24,6 @@ from tests.hosts.agreement import (
 
 PACKED = {"sample_packing": True, "pad_to_sequence_len": True, "sequence_len": 128}
 DEFAULT_LAUNCHER = ("--launcher", "accelerate")  # what `axolotl train` uses
-METRICS = {PREFIX + name for name in ROW_METRICS}
 
 
 def test_axolotl_loads_the_plugin(axolotl):

@@ -7,10 +7,10 @@ import pytest
 
 from benchmarks.hosts.driver import BIN
 from benchmarks.hosts.liger_on_cpu import ENVIRONMENT, NORM_RAN, PREAMBLE
-from otr_plugin.metrics import PREFIX, ROW_METRICS
 from tests.hosts.agreement import (
     ANSWER,
     EXAMPLES,
+    METRICS,
     PROMPT,
     RECIPE,
     losses,
@@ -19,7 +19,6 @@ from tests.hosts.agreement import (
     same_training,
 )
 
-METRICS = {PREFIX + name for name in ROW_METRICS}
 LORA = {"finetuning_type": "lora", "lora_rank": 4, "lora_target": "q_proj,v_proj", "lora_dropout": 0.1}
 RECIPES = {
     "full": {},

@@ -9,10 +9,10 @@ import pytest
 
 from benchmarks.hosts.liger_on_cpu import ENVIRONMENT, NORM_RAN, PREAMBLE
 from benchmarks.hosts.swift import ROOT
-from otr_plugin.metrics import PREFIX, ROW_METRICS
 from tests.hosts.agreement import (
     ANSWER,
     EXAMPLES,
+    METRICS,
     PROMPT,
     RECIPE,
     losses,
@@ -21,7 +21,6 @@ from tests.hosts.agreement import (
     same_training,
 )
 
-METRICS = {PREFIX + name for name in ROW_METRICS}
 LORA = {"tuner_type": "lora", "lora_rank": 4, "target_modules": ["q_proj", "v_proj"], "lora_dropout": 0.1}
 EVALUATED = {"split_dataset_ratio": 0.2, "eval_strategy": "steps", "eval_steps": 3}
 RECIPES = {

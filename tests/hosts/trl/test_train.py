@@ -6,10 +6,10 @@ import sys
 import pytest
 
 from benchmarks.hosts.liger_on_cpu import ENVIRONMENT, NORM_RAN, PREAMBLE
-from otr_plugin.metrics import PREFIX, ROW_METRICS
 from tests.hosts.agreement import (
     ANSWER,
     EXAMPLES,
+    METRICS,
     PROMPT,
     RECIPE,
     losses,
@@ -18,7 +18,6 @@ from tests.hosts.agreement import (
     same_training,
 )
 
-METRICS = {PREFIX + name for name in ROW_METRICS}
 LORA = {"use_peft": True, "lora_r": 4, "lora_target_modules": ["q_proj", "v_proj"], "lora_dropout": 0.1}
 SHORT = {"max_steps": 3}
 SFT = {"plugins": ["otr"], "otr": {"objective": "sft"}}
