@@ -6,10 +6,12 @@ import json
 import os
 import random
 import re
+import signal
 import subprocess
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ import yaml
 from benchmarks.paths import EXAMPLES
 
 BIN = Path(sys.executable).parent
+HUNG_AFTER_SECONDS = 900  # the slowest run takes about 40 seconds on a quiet machine
 CPU_ENVIRONMENT = {
     **os.environ,
     "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",  # Hosts start `accelerate` and `torchrun` by name.
@@ -80,25 +83,55 @@ def write_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> None:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
+class CommandHungError(AssertionError):
+    """A command did not end in time; the message has the Python stacks of its processes."""
+
+
 def run_command(*command: str, folder: Path, env: dict[str, str], check: bool) -> subprocess.CompletedProcess[str]:
     """Runs a command in the folder and returns its output. With `check`, a failure raises the end of the output."""
-    done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, check=False, timeout=1800)
+    env = env | {"PYTHONFAULTHANDLER": "1"}  # a process that is sent SIGABRT prints its stacks
+    with subprocess.Popen(
+        command, cwd=folder, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            stdout, stderr = process.communicate(timeout=HUNG_AFTER_SECONDS)
+        except subprocess.TimeoutExpired:
+            _abort_with_children(process.pid)
+            stdout, stderr = process.communicate()
+            raise CommandHungError(
+                f"{' '.join(command)} did not end within {HUNG_AFTER_SECONDS} seconds:\n{stdout[-3000:]}\n"
+                f"{stderr[-20000:]}"
+            ) from None
+    done = subprocess.CompletedProcess(command, process.returncode, stdout, stderr)
     if check and done.returncode:
-        raise AssertionError(f"{' '.join(command)} failed:\n{done.stdout[-3000:]}\n{done.stderr[-6000:]}")
+        raise AssertionError(f"{' '.join(command)} failed:\n{stdout[-3000:]}\n{stderr[-6000:]}")
     return done
 
 
-def retry_if_a_rank_died(run: Callable[[], Any]) -> Any:
-    """Calls `run`, and once more if a rank died by signal 6 or 11.
+def _abort_with_children(pid: int) -> None:
+    """Ends a process and all that it started, the innermost first, by SIGABRT, and after 10 seconds by SIGKILL."""
+    import psutil
 
-    That has been seen once with gloo, probably while the process group was being destroyed. The first error is printed.
+    root = psutil.Process(pid)
+    processes = [*reversed(root.children(recursive=True)), root]
+    for number in (signal.SIGABRT, signal.SIGKILL):
+        for process in processes:
+            with suppress(psutil.NoSuchProcess):
+                process.send_signal(number)
+        _, processes = psutil.wait_procs(processes, timeout=10)
+
+
+def retry_if_a_rank_died(run: Callable[[], Any]) -> Any:
+    """Calls `run`, and once more if a rank died by signal 6 or 11, or if the ranks hung.
+
+    Each has been seen once with gloo, in some hundred runs. The first error is printed, with the stacks of a hang.
     """
     try:
         return run()
     except AssertionError as error:
-        if not re.search(r"Signal (6|11) ", str(error)):
+        if not isinstance(error, CommandHungError) and not re.search(r"Signal (6|11) ", str(error)):
             raise
-        print(f"a rank died by a signal; running again:\n{error}")
+        print(f"a rank died by a signal, or hung; running again:\n{error}")
         return run()
 
 

@@ -1,8 +1,10 @@
 """Two processes that run the script of `trl sft`, on gloo."""
 
+import functools
+
 import pytest
 
-from benchmarks.hosts.driver import BIN
+from benchmarks.hosts.driver import BIN, retry_if_a_rank_died
 from benchmarks.hosts.trl import TRL
 from benchmarks.paths import ROOT
 from tests.hosts.agreement import same_training
@@ -25,7 +27,7 @@ def test_sft_on_two_ranks_is_the_hosts_own_training(trl):
     logs = []
     for name, recipe in {"plain": {}, "ours": SFT}.items():
         path = str(trl.recipe(name, save_strategy="steps", save_steps=1000, **recipe))
-        printed = trl.call(*two, path, env=env).stdout
+        printed = retry_if_a_rank_died(functools.partial(trl.call, *two, path, env=env)).stdout
         logs.append(trl.log_of(name))
     plain, ours = logs
     assert printed.count("OTR is active: objective sft") == 1, "said once, by the first rank"
