@@ -8,7 +8,7 @@ from llamafactory.hparams import get_train_args
 
 from benchmarks.hosts.driver import BIN
 from otr_plugin import OTRConfig
-from otr_plugin.hosts.llamafactory.adapter import OTHER_LOSSES
+from otr_plugin.hosts.llamafactory.recipe import OTHER_LOSSES
 
 
 def parse(factory, **changes):

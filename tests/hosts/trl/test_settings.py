@@ -43,7 +43,7 @@ def test_a_command_line_overrides_a_recipe(trl, words):
     [
         ({"samples": 0}, "samples should be greater than or equal to 1, got 0"),
         ({"tempratur": 2}, "unknown key 'tempratur': did you mean 'temperature'?"),
-        ("yes", "`otr:` should hold settings, such as `samples: 256`, but the recipe has 'yes' there"),
+        ("yes", "`otr:` should hold settings, such as `samples: 256`, but it holds 'yes'"),
     ],
     ids=str,
 )
