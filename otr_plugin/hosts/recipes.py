@@ -71,7 +71,7 @@ def read_recipe(
     the command line that are not in `recipe`; `is_otr` decides whether a name under `plugins:` is this plugin.
     """
     problems = [*problems_in_text(text, host, is_otr), *problems_in_environment(host)]
-    elsewhere = COMMAND_LINE if text.root is not None else "the arguments"
+    elsewhere = _elsewhere(text)
     written = {entry.key for entry in text.top()}
     problems += [
         f"{elsewhere}: `{key}`: {advice(key)}"
@@ -157,7 +157,12 @@ def _place_of_setting(key: str, settings: Mapping[str, Any], in_file: Mapping[st
         return text.place(text.line_of(SETTINGS_KEY, key))
     if any(entry.key == f"{SETTINGS_KEY}.{key}" for entry in text.top()):
         return text.place(text.line_of(f"{SETTINGS_KEY}.{key}"))
-    return COMMAND_LINE
+    return _elsewhere(text)
+
+
+def _elsewhere(text: RecipeText) -> str:
+    """Where a key comes from that is not in the file. Without a file, a program has passed the keys to the host."""
+    return COMMAND_LINE if text.root is not None else "the arguments"
 
 
 def _settings_in(text: RecipeText) -> dict[str, Any]:
@@ -184,7 +189,7 @@ def _mentions_without_plugin(
         return [unread_settings(f"--{SETTINGS_KEY}.{next(iter(overrides))}", names, COMMAND_LINE)]
     if any(recipe[key] is not None or key in written for key in keys):
         line = text.line_of(keys[0])
-        return [unread_settings(f"{keys[0]}:", names, COMMAND_LINE if line is None else text.place(line))]
+        return [unread_settings(f"{keys[0]}:", names, _elsewhere(text) if line is None else text.place(line))]
     return []
 
 

@@ -21,9 +21,7 @@ VARIABLE = "OTR_"  # before the name of a setting, in capitals
 VARIABLES = {f"{VARIABLE}{name.upper()}": name for name in OTRConfig.model_fields}
 CONFIG_FILE = "SWIFT_CONFIG_FILE"  # the variable in which swift's command names the recipe
 BLOCK = "ENV"  # of variables, in a recipe
-HOW_TO_ASK = (
-    f"in ms-swift, write `loss_type: otr`, and settings as variables below `{BLOCK}:`, such as `OTR_SAMPLES: 16`"
-)
+HOW_TO_ASK = "ms-swift reads `loss_type: otr`, and settings as variables below `ENV:`, such as `OTR_SAMPLES: 16`"
 IN_MEGATRON = "otr: Megatron's trainer computes its own loss, and the run would not train with OTR: run `swift sft`."
 # Keys with which swift computes another loss, and the fix for each.
 OTHER_LOSSES = {

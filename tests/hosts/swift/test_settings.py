@@ -50,7 +50,7 @@ def test_settings_arrive(parse, env, config):
 @pytest.mark.parametrize(
     ("env", "message"),
     [
-        ({"OTR_SAMPLES": 0}, "samples should be greater than or equal to 1, got '0', as OTR_SAMPLES"),
+        ({"OTR_SAMPLES": 0}, "samples should be greater than or equal to 1, got 0, as OTR_SAMPLES"),
         ({"OTR_SAMPLES": True}, "samples should be a whole number, got 'True', as OTR_SAMPLES"),
         ({"OTR_TEMPERATUR": 2}, "OTR_TEMPERATUR: write OTR_TEMPERATURE"),
         ({"otr_samples": 2}, "otr_samples: write OTR_SAMPLES"),
@@ -120,10 +120,13 @@ def test_a_recipe_without_otr_is_unaffected(parse):
         ("loss_type: otr\nOTR_SAMPLES: 16", "2: `OTR_SAMPLES:`: ms-swift reads `loss_type: otr`"),
         ("loss_type: otr\nenv: {OTR_SAMPLES: 16}", "2: `OTR_SAMPLES:`: ms-swift reads `loss_type: otr`"),
         ("ENV: {OTR_SAMPELS: 16}", "1: `OTR_SAMPELS:`: write OTR_SAMPLES"),
-        ("loss_type: otr\nENV: {OTR_SAMPLES: 0}", "2: samples should be greater than or equal to 1, got '0'"),
+        (
+            "loss_type: otr\nENV: {OTR_SAMPLES: 0}",
+            "2: samples should be greater than or equal to 1, got 0, as OTR_SAMPLES",
+        ),
         (
             "loss_type: otr\nENV: {OTR_BETA: -0.5}",
-            "2: OTR_BETA is -0.5 in the recipe and '0.5' in the shell: remove one",
+            "2: OTR_BETA is -0.5 in the recipe and '0.5' in the shell",
         ),
     ],
 )
@@ -139,8 +142,7 @@ def test_swifts_command_refuses_a_recipe_before_it_starts_a_process(tmp_path, mo
     "recipe", ["loss_type: otr\nENV: {OTR_SAMPLES: 8}", "ENV: {USE_HF: 1}", "output_dir: runs/otr"]
 )
 def test_swifts_command_accepts_a_right_recipe(tmp_path, monkeypatch, recipe):
-    for name in ("OTR_SAMPLES", "USE_HF", "SWIFT_CONFIG_FILE"):
-        monkeypatch.setenv(name, "8")  # restored after the test, in which swift sets them
+    monkeypatch.setattr(os, "environ", os.environ.copy())  # swift adds variables
     path = tmp_path / "recipe.yaml"
     path.write_text(recipe)
     argv = [str(path)]
