@@ -133,9 +133,9 @@ def patch_prepare_plugins(module: ModuleType) -> None:
         refuse(
             [f"{COMMAND_LINE}: {wrong}" for name in names if (wrong := problem_with_plugin(name, HOST, _may_be_otr))]
         )
-        if any(map(_may_be_otr, names)):
+        if any(map(mentions_otr, names)):
             cfg["plugins"] = names  # Axolotl would take a string apart into letters
-        elif not any(map(mentions_otr, names)):
+        else:
             read_recipe(HOST, cfg, text, is_otr=_may_be_otr)  # raises if the command line has replaced `plugins:`
         original(cfg)
         _require_loaded(names, text)

@@ -4,12 +4,13 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import time
 
 import pytest
 
 from benchmarks.hosts.axolotl import ENV
-from benchmarks.hosts.driver import BIN
+from benchmarks.hosts.driver import BIN, run_command
 from tests.hosts.agreement import (
     ANSWER,
     EXAMPLES,
@@ -59,6 +60,24 @@ def test_sft_is_the_hosts_own_training(axolotl, recipe):
     same_training(ours, plain, norms=2e-5)
     evaluations = [[e["eval_loss"] for e in log if "eval_loss" in e] for log in (ours, plain)]
     assert evaluations[0] == pytest.approx(evaluations[1], rel=2e-6)
+
+
+@pytest.mark.parametrize("autoload", ["1", "0"])
+def test_a_plain_recipe_after_one_with_otr_in_the_same_process_is_plain(axolotl, autoload):
+    """As in a notebook: Axolotl keeps the plugins of an earlier recipe registered."""
+    plain = {"plugins": ["axolotl.integrations.liger.LigerPlugin"], "save_strategy": "steps", "save_steps": 1000}
+    plain |= {"save_first_step": False, "max_steps": 3}
+    # Without the autoload, the class is the only name of the plugin.
+    first = axolotl.recipe("first", **plain | {"plugins": ["otr_plugin.OTRPlugin"], "otr": {"samples": 8}})
+    second = axolotl.recipe("second", **plain)
+    code = f"from axolotl.cli.train import do_cli; [do_cli(path) for path in ({str(first)!r}, {str(second)!r})]"
+    env = ENV | {"OTR_PLUGIN_AUTOLOAD": autoload}
+    done = run_command(sys.executable, "-c", code, folder=axolotl.folder, env=env, check=True)
+    assert (done.stdout + done.stderr).count("OTR is active") == 1
+    assert axolotl.log_of("first")[0].keys() >= METRICS
+    assert not METRICS & axolotl.log_of("second")[0].keys()
+    alone, _ = axolotl.train("alone", **plain)
+    same_training(axolotl.log_of("second"), alone, norms=2e-6)
 
 
 def test_otr_is_what_the_specification_says(axolotl):
