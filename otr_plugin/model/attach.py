@@ -13,15 +13,16 @@ from otr_plugin.model.handle import HANDLE_ATTRIBUTE, Handle
 REASON = "an attached model"
 
 
-def attach(model: nn.Module, config: OTRConfig | None = None, *, seed: int = 0) -> Handle:
+def attach(model: nn.Module, config: OTRConfig | None = None, *, seed: int | None = None) -> Handle:
     """Make a Hugging Face causal language model (PEFT-wrapped, compiled or neither) train with OTR.
 
     From then on `model(..., labels=...)` returns OTR's loss in training, and plain NLL in evaluation. Draws come from a
-    generator of OTR's own, keyed by `seed`, the optimiser step, the micro-batch and the rank.
+    generator of OTR's own, keyed by `seed`, the optimiser step, the micro-batch and the rank. Without a seed it is that
+    of the trainer's arguments, and 0 if no trainer trains the model.
 
-    While any model is attached, transformers' `Trainer.__init__` and TRL's `SFTTrainer.__init__` are wrapped in this
-    process, so that a trainer that is constructed with an attached model follows its own steps and logs OTR's metrics.
-    Trainers of other models are unaffected.
+    While any model is attached, methods of transformers' `Trainer` and TRL's `SFTTrainer` are wrapped in this process.
+    A trainer of an attached model then draws by its own steps and logs OTR's metrics, whether the model was attached
+    before the trainer was constructed or after. Trainers of other models are unaffected.
 
     `handle.detach()` restores the model, and with the last attached model the trainer classes. A model that is attached
     again is detached first.
@@ -30,8 +31,12 @@ def attach(model: nn.Module, config: OTRConfig | None = None, *, seed: int = 0) 
     if hasattr(inner, HANDLE_ATTRIBUTE):
         getattr(inner, HANDLE_ATTRIBUTE).detach()
     handle = Handle(inner, OTRConfig() if config is None else config, seed)
-    patch_trainers(REASON)
     handle.on_detach.append(_unpatch_trainers_after_the_last)
+    try:
+        patch_trainers(REASON)
+    except Exception:
+        handle.detach()
+        raise
     return handle
 
 

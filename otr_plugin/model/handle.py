@@ -24,7 +24,8 @@ import functools
 import hashlib
 import inspect
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -73,11 +74,13 @@ class Handle:
         extra_arguments          names of keyword arguments that the host passes to the model's forward and that are
                                  removed because the forward does not accept them
         on_detach                functions that detach() calls once, of this handle and of its copies
+        default_seed             the seed of the draws if attach() was given none
+        disconnect               ends what a host does while one of its trainers works with the model; detach() calls it
     """
 
     attached: ClassVar[weakref.WeakSet[Handle]] = weakref.WeakSet()  # all handles of attached models, copies included
 
-    def __init__(self, model: Any, config: OTRConfig, seed: int) -> None:
+    def __init__(self, model: Any, config: OTRConfig, seed: int | None) -> None:
         self.model, self.config, self.seed = model, config, seed
         self.nll_config = config.model_copy(update={"objective": "sft", "nll_weight": 0.0})  # for evaluation
         self.head, self.forward_class = model.get_output_embeddings(), forward_class(model)
@@ -89,6 +92,8 @@ class Handle:
         self.transform_output: Callable[[Call, Any], Any] | None = None
         self.extra_arguments: tuple[str, ...] = ()
         self.on_detach: list[Callable[[], None]] = []
+        self.default_seed = 0
+        self.disconnect: Callable[[], None] | None = None
 
         self.step = self.micro_batch = 0  # micro_batch: training forwards since start_step
         self.first_step_checked = False
@@ -96,6 +101,35 @@ class Handle:
         self.sums: dict[str, Tensor] = {}  # each metric's sum since take_metrics
 
         Handle.attached.add(self)
+        self._replace_functions()
+        for module in (model, self.head):
+            setattr(module, HANDLE_ATTRIBUTE, self)
+
+    def detach(self) -> None:
+        """Restore the model and call the functions in `on_detach`. Does nothing the second time."""
+        if self not in Handle.attached:
+            return
+        Handle.attached.remove(self)
+        self._restore_functions()
+        for module in (self.model, self.head):
+            delattr(module, HANDLE_ATTRIBUTE)
+        if self.disconnect is not None:
+            self.disconnect()
+        for function in self.on_detach:
+            function()
+
+    @contextmanager
+    def suspended(self) -> Iterator[None]:
+        """Restore the model for the time of a block. What the block replaces in the model then lies under OTR."""
+        self._restore_functions()
+        try:
+            yield
+        finally:
+            if self in Handle.attached:
+                self._replace_functions()
+
+    def _replace_functions(self) -> None:
+        model = self.model
         self.original_loss_function = model.loss_function
         # transformers stores an assigned loss_function there, and otherwise looks one up by the model's type.
         self.had_assigned_loss_function = "_loss_function" in model.__dict__
@@ -103,25 +137,19 @@ class Handle:
             ReplacedForward(model, _make_model_forward),
             ReplacedForward(self.head, _make_head_forward),
         ]
-        for module in (model, self.head):
-            setattr(module, HANDLE_ATTRIBUTE, self)
         model.loss_function = self.loss_function
 
-    def detach(self) -> None:
-        """Restore the model and call the functions in `on_detach`. Does nothing the second time."""
-        if self not in Handle.attached:
-            return
-        Handle.attached.remove(self)
+    def _restore_functions(self) -> None:
         for replaced in self.replaced_forwards:
             replaced.undo()
         if self.had_assigned_loss_function:
             self.model.loss_function = self.original_loss_function
         else:
             del self.model._loss_function
-        for module in (self.model, self.head):
-            delattr(module, HANDLE_ATTRIBUTE)
-        for function in self.on_detach:
-            function()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy of the model belongs to no trainer: a trainer that was copied with it would copy its data, too."""
+        return self.__dict__ | {"disconnect": None, "transform_output": None, "extra_arguments": ()}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """A copied or unpickled model is attached, like its original."""
@@ -135,6 +163,11 @@ class Handle:
             f"OTR is active: {_describe_objective(self.config)}, computed inside the "
             f"{'trained' if trained else 'frozen'} {type(self.head).__name__} head of {type(self.model).__name__}"
         )
+
+    @property
+    def seed_of_draws(self) -> int:
+        """The seed that attach() was given; without one, the default seed."""
+        return self.default_seed if self.seed is None else self.seed
 
     def start_step(self, step: int) -> None:
         """Key the draws of the following forwards by this optimiser step."""
@@ -216,9 +249,9 @@ class Handle:
             missed = "output head" if call.loss is None else "loss_function"
             raise RuntimeError(
                 f"otr: {type(self.model).__name__} was called with labels, but its forward did not call its {missed}: "
-                "something else computes the loss, and the model would be trained without OTR. The usual causes are a "
+                "something else computes the loss, and the model would be trained without OTR. The usual cause is a "
                 "fused cross entropy (Liger's fused_linear_cross_entropy, Cut Cross Entropy, Unsloth), which has to "
-                "be disabled, and an SFTTrainer of TRL created before attach(): call attach() first."
+                "be disabled."
             )
 
     # head_forward replaces lm_head.forward. Its steps follow it.
@@ -269,7 +302,7 @@ class Handle:
 
         They come from a generator of their own, so the host's random stream is the same as without OTR.
         """
-        seed = draw_seed(self.seed, self.step, self.micro_batch, self.rank)
+        seed = draw_seed(self.seed_of_draws, self.step, self.micro_batch, self.rank)
         generator = torch.Generator(device).manual_seed(seed)
         return torch.rand(positions, self.config.samples, device=device, generator=generator)
 

@@ -13,9 +13,11 @@ from importlib.metadata import version
 from types import ModuleType
 from typing import Any
 
+from otr_plugin.config import OTRConfig
 from otr_plugin.hosts.patching import is_marked, marked, replace
 from otr_plugin.hosts.recipes import SETTINGS_KEY, conflicts, read_settings, refuse_conflicts, untried_version
-from otr_plugin.hosts.transformers.adapter import attach_and_connect
+from otr_plugin.hosts.resume import resumed_without_otr
+from otr_plugin.hosts.transformers.adapter import Log, attach_and_announce
 
 TRIED = ("0.9.5",)
 TRAINERS = {
@@ -53,7 +55,7 @@ def patch_parser(parser_module: ModuleType) -> None:
         for part in parsed:
             if type(part).__name__ == "FinetuningArguments":
                 _require_patched_trainer(part.stage)
-            setattr(part, SETTINGS_KEY, config)
+            setattr(part, SETTINGS_KEY, config.model_dump())  # pickled with the arguments: plain values
         return parsed
 
     replace(parser_module, "_parse_args", parse_args, "the keys plugins and otr, which the parser does not know")
@@ -103,13 +105,16 @@ def _init_with_otr(original: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(original)
     def init(self: Any, *args: Any, **kwargs: Any) -> None:
         original(self, *args, **kwargs)
-        config = getattr(self.finetuning_args, SETTINGS_KEY, None)
-        if config is not None:
-            from llamafactory.extras import logging
+        from llamafactory.extras import logging
 
-            log = logging.get_logger("llamafactory.otr")
+        log = logging.get_logger("llamafactory.otr")
+        settings = getattr(self.finetuning_args, SETTINGS_KEY, None)
+        if settings is None:
+            if warning := resumed_without_otr(self.args.resume_from_checkpoint):
+                log.warning_rank0(warning)
+        else:
             if warning := untried_version("llamafactory", TRIED):
                 log.warning_rank0(warning)
-            log.info_rank0(attach_and_connect(self, config).describe())
+            attach_and_announce(self, OTRConfig(**settings), Log(log.info_rank0, log.warning_rank0))
 
     return marked(init)

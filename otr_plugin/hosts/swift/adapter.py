@@ -26,7 +26,7 @@ from otr_plugin.config import OTRConfig
 from otr_plugin.hosts.patching import is_marked, marked, replace, trace
 from otr_plugin.hosts.recipes import conflicts, refuse_conflicts, untried_version
 from otr_plugin.hosts.swift.start import IN_MEGATRON, LOSS_TYPE, VARIABLE, asks_for_otr, variables
-from otr_plugin.hosts.transformers.adapter import attach_and_connect
+from otr_plugin.hosts.transformers.adapter import Log, attach_and_announce
 from otr_plugin.metrics import TOKEN_COUNT
 
 TRIED = ("4.6.0",)
@@ -149,12 +149,11 @@ class AttachCallback(TrainerCallback):
         trainer.compute_loss_func = None  # so that the trainer leaves the labels to the model
         if warning := untried_version("ms-swift", TRIED):
             log.warning(warning)
-        handle = attach_and_connect(trainer, settings())
+        handle = attach_and_announce(trainer, settings(), Log(log.info, log.warning))
         handle.transform_output = self.transform_output
         if trainer.args.acc_strategy == "token":
             for metrics in trainer.custom_metrics.values():
                 metrics["token_acc"] = TokenAccuracy(nan_value=None, device=trainer.args.device)
-        log.info(handle.describe())
 
     def transform_output(self, call: Any, output: Any) -> Any:
         """Feed swift's accuracy from OTR's counts; swift would compute it from logits, which do not exist."""
