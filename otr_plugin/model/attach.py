@@ -55,7 +55,7 @@ def attached_handle(model: Any) -> Handle | None:
 
 
 def find_causal_lm(model: Any) -> Any:
-    """The model that owns the language-model head, under torch.compile, DDP and PEFT."""
+    """The model that owns the language-model head, under torch.compile, DDP, PEFT and ms-swift's own tuners."""
     inner = model
     while True:
         if hasattr(inner, "_orig_mod"):
@@ -64,6 +64,8 @@ def find_causal_lm(model: Any) -> Any:
             inner = inner.module
         elif hasattr(inner, "get_base_model") and inner.get_base_model() is not inner:
             inner = inner.get_base_model()
+        elif not hasattr(type(inner), "get_output_embeddings") and "base_model" in getattr(inner, "_modules", {}):
+            inner = inner.base_model  # ms-swift's SwiftModel, which only passes the model's attributes on
         else:
             break
     head = inner.get_output_embeddings() if hasattr(inner, "get_output_embeddings") else None

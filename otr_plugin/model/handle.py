@@ -32,11 +32,13 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from otr_plugin import __version__
 from otr_plugin.config import OTRConfig, not_implemented
 from otr_plugin.loss import otr_loss
 from otr_plugin.loss.checks import IGNORE_INDEX
+from otr_plugin.loss.dispatch import kernel_name
 from otr_plugin.metrics import TOKEN_COUNT, average, reduce_over_ranks
-from otr_plugin.model.first_step import FirstStepCheck, begin_check
+from otr_plugin.model.first_step import FirstStepCheck, FirstStepReport, begin_check
 from otr_plugin.model.inline_loss import (
     INLINE_LOSS_MODELS,
     forward_class,
@@ -96,7 +98,7 @@ class Handle:
         self.disconnect: Callable[[], None] | None = None
 
         self.step = self.micro_batch = 0  # micro_batch: training forwards since start_step
-        self.first_step_checked = False
+        self.first_step_report: FirstStepReport | None = None  # None until the first-step check has passed
         self.call: Call | None = None  # the forward that is running
         self.sums: dict[str, Tensor] = {}  # each metric's sum since take_metrics
 
@@ -156,12 +158,20 @@ class Handle:
         self.__dict__ = state
         Handle.attached.add(self)
 
-    def describe(self) -> str:
-        """One line for the host's log: that OTR is active, with which objective and inside which head."""
+    def describe(self, device: torch.device | None = None) -> str:
+        """One line for the host's log: that OTR is active, every setting that has an effect, and inside which head.
+
+        `device` is where the model will train, if that is not where its head is now.
+        """
+        weight = next(self.head.parameters())
+        dtype = weight.dtype if weight.is_floating_point() else torch.float32  # 4-bit weights are stored as integers
+        kernel = kernel_name(self.config.kernel, weight.device if device is None else device, dtype)
+        seed = f", seed {self.seed_of_draws}" if self.config.draws else ""
         trained = any(p.requires_grad for p in self.head.parameters())
         return (
-            f"OTR is active: {_describe_objective(self.config)}, computed inside the "
-            f"{'trained' if trained else 'frozen'} {type(self.head).__name__} head of {type(self.model).__name__}"
+            f"OTR is active: {_describe_objective(self.config)}{seed}, kernel {kernel}, chunk_tokens "
+            f"{self.config.chunk_tokens}, computed inside the {'trained' if trained else 'frozen'} "
+            f"{type(self.head).__name__} head of {type(self.model).__name__}, otr-plugin {__version__}"
         )
 
     @property
@@ -270,11 +280,10 @@ class Handle:
         if self.model.training:
             self.micro_batch += 1
             self._add_to_metrics(call.sums)
-            if not self.first_step_checked:
+            if self.first_step_report is None:
                 call.first_step_check = begin_check(
                     self.head, original, hidden, labels, self.logit_transform, self.nll_config
                 )
-                self.first_step_checked = call.first_step_check is not None
         return hidden[..., :1] if call.first_step_check is None else call.first_step_check.head_output
 
     def _compute_loss(self, hidden: Tensor, labels: Tensor, num_items: Any) -> tuple[Tensor, dict[str, Tensor]]:
@@ -322,7 +331,9 @@ class Handle:
             call.loss_returned = True
             if call.first_step_check is not None:
                 logits = args[0] if args else kwargs["logits"]
-                call.first_step_check.compare(logits, self.original_loss_function, type(self.model).__name__)
+                self.first_step_report = call.first_step_check.compare(
+                    logits, self.original_loss_function, type(self.model).__name__
+                )
             return call.loss.clone()  # mixture-of-experts models add their auxiliary loss to it in place
         if call is None and not self.model.training:
             loss: Tensor = self.original_loss_function(*args, **kwargs)
@@ -351,6 +362,8 @@ def _describe_objective(config: OTRConfig) -> str:
     match config.objective:
         case "otr":
             rest = f"temperature {config.temperature}, beta {config.beta}, baseline {config.baseline}"
+            rest += "" if config.top_k is None else f", top_k {config.top_k}"
+            rest += "" if config.top_p == 1 else f", top_p {config.top_p}"
             text = f"objective otr ({_describe_estimator(config)}, {rest})"
         case "dft" | "sft":
             text = f"objective {config.objective}"

@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import os
 import sys
 from importlib import import_module
 from importlib.metadata import version
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import yaml
 from swift.callbacks import TrainerCallback, callbacks_map
 from swift.loss import BaseLoss, loss_map
 from swift.loss_scale import get_loss_scale
@@ -82,6 +85,15 @@ def settings() -> OTRConfig:
         ) from None
 
 
+def set_in_the_shell() -> list[str]:
+    """The settings, such as OTR_SAMPLES=16, that the recipe lacks under ENV. In swift the shell overrides it."""
+    file = Path(os.environ.get("SWIFT_CONFIG_FILE", ""))
+    recipe = yaml.safe_load(file.read_text(encoding="utf-8")) if file.is_file() else None  # JSON is YAML
+    env = recipe.get("ENV") if isinstance(recipe, dict) else None
+    in_recipe = {name: str(value) for name, value in (env or {}).items()}
+    return sorted(f"{name}={value}" for name, value in variables().items() if in_recipe.get(name) != value)
+
+
 def _setting(variable: str) -> str:
     return variable.upper().removeprefix(VARIABLE).lower()
 
@@ -146,14 +158,20 @@ class AttachCallback(TrainerCallback):
                 f"otr: {type(template).__name__} computes a loss of its own, and the run would not train with OTR. "
                 "Choose another template."
             )
+        if trainer.args.acc_strategy != "token":
+            raise ValueError(
+                f"otr: `acc_strategy: {trainer.args.acc_strategy}` counts sequences whose tokens are all right, from "
+                "whole logits, which OTR never holds; swift would drop the metric silently. Set it to token."
+            )
         trainer.compute_loss_func = None  # so that the trainer leaves the labels to the model
         if warning := untried_version("ms-swift", TRIED):
             log.warning(warning)
         handle = attach_and_announce(trainer, settings(), Log(log.info, log.warning))
+        if shell := set_in_the_shell():
+            log.info(f"Settings of OTR from the shell, and not from the recipe: {', '.join(shell)}")
         handle.transform_output = self.transform_output
-        if trainer.args.acc_strategy == "token":
-            for metrics in trainer.custom_metrics.values():
-                metrics["token_acc"] = TokenAccuracy(nan_value=None, device=trainer.args.device)
+        for metrics in trainer.custom_metrics.values():
+            metrics["token_acc"] = TokenAccuracy(nan_value=None, device=trainer.args.device)
 
     def transform_output(self, call: Any, output: Any) -> Any:
         """Feed swift's accuracy from OTR's counts; swift would compute it from logits, which do not exist."""

@@ -42,7 +42,7 @@ def attach_and_announce(trainer: Trainer, config: OTRConfig, log: Log) -> Handle
     handle = attach(trainer.model, config)
     handle.default_seed = trainer.args.seed
     setattr(trainer, LOG, log)
-    log.info(handle.describe())
+    log.info(handle.describe(trainer.args.device))
     return handle
 
 
@@ -155,12 +155,13 @@ class StepCallback(TrainerCallback):
 
     def __init__(self, handle: Handle, log: Log, announced: bool) -> None:
         self.handle, self.log, self.announced = handle, log, announced
+        self.report = handle.first_step_report  # of an earlier training
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self.handle.default_seed = args.seed  # a search for hyperparameters may have changed it
         self.handle.sums = {}  # those of an earlier run that ended between two entries of its log
         if not self.announced:
-            self.log.info(self.handle.describe())
+            self.log.info(self.handle.describe(args.device))
             self.announced = True
         config, seed = self.handle.config, self.handle.seed_of_draws
         resumed = state.global_step > 0
@@ -174,6 +175,10 @@ class StepCallback(TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self.handle.require_loss_in_step()
+        report = self.handle.first_step_report
+        if report is not None and report is not self.report:
+            self.log.info(report.describe())
+            self.report = report
 
 
 @contextmanager

@@ -46,7 +46,9 @@ def test_otr_is_what_the_specification_says(folder, capsys):
     attach(model, OTRConfig(**RECIPE["otr"]), seed=RECIPE["seed"])
     trainer = trainer_of(model, folder)
     trainer.train()
-    assert "OTR is active: objective otr (16 samples" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "OTR is active: objective otr (16 samples, temperature 1.3, beta -0.1, baseline none), seed 3" in printed
+    assert printed.count("OTR's first-step check passed: at 8 trained positions") == 1
     same_as_the_specification(trainer.state.log_history, folder)
 
 
