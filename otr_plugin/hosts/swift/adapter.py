@@ -28,6 +28,7 @@ from swift.utils import get_logger
 from otr_plugin.config import OTRConfig
 from otr_plugin.hosts.patching import is_marked, marked, replace, trace
 from otr_plugin.hosts.recipes import conflicts, refuse_conflicts, untried_version
+from otr_plugin.hosts.resume import resumed_without_otr
 from otr_plugin.hosts.swift.start import IN_MEGATRON, LOSS_TYPE, VARIABLE, asks_for_otr, variables
 from otr_plugin.hosts.transformers.adapter import Log, attach_and_announce
 from otr_plugin.metrics import TOKEN_COUNT
@@ -65,6 +66,8 @@ def patch_trainer_factory(factory_module: ModuleType) -> None:
     @functools.wraps(original)
     def get_training_args(args: Any) -> Any:
         check(args)  # here every argument is final, and no weight is loaded yet
+        if not asks_for_otr(args) and (warning := resumed_without_otr(args.resume_from_checkpoint)):
+            get_logger().warning(warning)
         return original(args)
 
     why = "checks recipes with OTR before any weight is loaded"

@@ -117,11 +117,11 @@ def connect(trainer: Any, handle: Handle, stack: ExitStack) -> None:
     - Every entry of the training log gets OTR's metrics.
     - Evaluation computes logits only if the trainer has compute_metrics.
     """
-    _refuse_own_loss(trainer)
-    needs_logits = trainer.compute_metrics is not None
     rank, default_seed = trainer.args.process_index, trainer.args.seed
+    needs_logits = trainer.compute_metrics is not None
     stack.enter_context(changed(handle, rank=rank, default_seed=default_seed, evaluation_needs_logits=needs_logits))
     _connect_by_host(trainer, handle, stack)
+    _refuse_own_loss(trainer)
     log_without_metrics = trainer.log
 
     def log(self: Any, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:

@@ -32,6 +32,7 @@ from otr_plugin.hosts.recipes import (
     refuse_conflicts,
     untried_version,
 )
+from otr_plugin.hosts.resume import resumed_without_otr
 from otr_plugin.hosts.transformers.adapter import CONNECT, Log, attach_and_announce, changed
 from otr_plugin.hosts.trl.start import recipe_in
 from otr_plugin.metrics import TOKEN_COUNT
@@ -67,6 +68,8 @@ def patch_parser(parser_module: ModuleType) -> None:
         parsed = original_parse(self, args, *rest, **options)
         if asks_for_otr(recipe) or overrides:
             _carry(read_settings("TRL", recipe.get("plugins"), recipe.get(SETTINGS_KEY), overrides), parsed)
+        else:
+            _warn_if_resumed_without_otr(parsed)
         return parsed
 
     why = "the keys plugins and otr, which the parser does not know"
@@ -151,6 +154,13 @@ def _carry(config: OTRConfig, parsed: Any) -> None:
     refuse_conflicts(_other_losses(args))
     setattr(args, SETTINGS_KEY, config.model_dump())
     patch_trainers("a TRL recipe")
+
+
+def _warn_if_resumed_without_otr(parsed: Any) -> None:
+    args = next((part for part in parsed if type(part).__name__ == "SFTConfig"), None)
+    warning = resumed_without_otr(getattr(args, "resume_from_checkpoint", None))
+    if warning and getattr(args, "process_index", 0) == 0:
+        print(warning, file=sys.stderr, flush=True)
 
 
 def _other_losses(args: Any) -> list[str]:

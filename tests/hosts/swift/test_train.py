@@ -71,6 +71,7 @@ def runs(swift):
         "by sequence": OTR | EVALUATED | {"acc_strategy": "seq"},
         "unbroken": OTR | saved,
         "resumed": OTR | saved | {"resume_from_checkpoint": str(swift.folder / "unbroken" / "checkpoint-3")},
+        "plain after": {"resume_from_checkpoint": str(swift.folder / "unbroken" / "checkpoint-3")},
         "bypass": OTR
         | {"external_plugins": str(swift.folder / "bypass.py")},  # last, because its patch stays in the process
     }
@@ -119,6 +120,12 @@ def test_an_accuracy_that_needs_logits_is_refused(runs):
 def test_a_resumed_run_equals_an_unbroken_one(swift, runs):
     assert runs["resumed"]["error"] == ""
     same_after_resume(*(swift.folder / name / "checkpoint-6" for name in ("unbroken", "resumed")))
+
+
+def test_a_plain_run_that_resumes_a_checkpoint_of_otr_warns(runs):
+    assert runs["plain after"]["error"] == ""
+    assert "checkpoint-3 was saved by a run with OTR (settings other" in runs["plain after"]["messages"]
+    assert "was saved by a run with OTR" not in runs["resumed"]["messages"]
 
 
 def test_what_is_saved_needs_no_package(swift, runs):

@@ -193,6 +193,19 @@ def test_training_again_and_searching_hyperparameters(folder, wanted):
     assert entries(trainer) == wanted
 
 
+def test_a_run_logs_nothing_of_the_run_before(folder):
+    """Of four steps, the last is not logged."""
+    trainer = trainer_of(load(folder), folder, seed=SEED, logging_steps=3)
+    handle, logs = attach(trainer.model, OTR), []
+    for _ in range(2):
+        trainer.model.load_state_dict(load(folder).state_dict())
+        trainer.optimizer = trainer.lr_scheduler = None
+        trainer.train()
+        logs.append(entries(trainer))
+        assert handle.sums, "those of the fourth step"
+    assert logs[0] == logs[1]
+
+
 def test_detaching_within_training(folder, wanted):
     class Detaching(TrainerCallback):
         def on_step_end(self, args, state, control, **_):
