@@ -218,10 +218,14 @@ def test_detaching_within_training(folder, wanted):
         def on_step_end(self, args, state, control, **_):
             self.steps += 1
 
-    trainer = attach_first(folder)
+    class Adding(TrainerCallback):
+        def on_train_begin(self, *_, **__):  # so that the handler has them after OTR's callback
+            trainer.add_callback(Detaching())
+            trainer.add_callback(counting)
+
+    trainer, counting = attach_first(folder), Counting()
     before = types.SimpleNamespace(log=trainer.log)
-    trainer.add_callback(Detaching())
-    trainer.add_callback(counting := Counting())
+    trainer.add_callback(Adding())
     trainer.train()
     got = entries(trainer)
     assert got[0] == wanted[0]
