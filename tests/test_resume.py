@@ -37,7 +37,7 @@ def test_a_checkpoint_without_settings_has_none(tmp_path, text, states):
     if text is not None:
         (tmp_path / "trainer_state.json").write_text(text)
     assert settings_in_checkpoint(tmp_path) is None
-    assert resumed_without_otr(tmp_path) is None
+    assert resumed_without_otr(tmp_path, None) is None
 
 
 def test_every_changed_setting_is_named_with_both_values():
@@ -70,9 +70,11 @@ def test_a_checkpoint_without_otr_is_resumed_with_a_warning():
 
 def test_a_checkpoint_with_otr_is_resumed_without_it_with_a_warning(tmp_path):
     folder = checkpoint(tmp_path / "checkpoint-2", {STATE_KEY: to_save(OTRConfig(samples=16), 3)})
-    warning = resumed_without_otr(folder)
+    warning = resumed_without_otr(folder, None)
     assert f"otr: {folder} was saved by a run with OTR (settings other than the defaults: {{'samples': 16}})" in warning
-    assert resumed_without_otr(None) is None
+    assert resumed_without_otr(True, tmp_path) == warning
+    for resume_from, output_dir in ((None, tmp_path), (False, tmp_path), (True, tmp_path / "new"), (True, None)):
+        assert resumed_without_otr(resume_from, output_dir) is None
 
 
 def test_the_last_checkpoint_has_the_highest_step(tmp_path):

@@ -72,9 +72,14 @@ def changed_settings(callback_states: Any, config: OTRConfig, seed: int) -> str 
     )
 
 
-def resumed_without_otr(checkpoint: str | Path | None) -> str | None:
-    """A warning for a run without OTR that resumes from `checkpoint`, if a run with OTR saved it."""
-    saved = None if checkpoint is None else settings_in_checkpoint(checkpoint)
+def resumed_without_otr(checkpoint: str | Path | bool | None, output_dir: str | Path | None) -> str | None:
+    """A warning for a run without OTR that resumes from `checkpoint`, if a run with OTR saved it.
+
+    True stands for the last checkpoint in `output_dir`, as in Trainer's argument resume_from_checkpoint.
+    """
+    if isinstance(checkpoint, bool):
+        checkpoint = last_checkpoint(output_dir) if checkpoint and output_dir else None
+    saved = settings_in_checkpoint(checkpoint) if checkpoint else None
     if saved is None:
         return None
     settings = {name: value for name, value in saved["settings"].items() if value != _default(name)}

@@ -110,7 +110,7 @@ def _init_with_otr(original: Callable[..., None]) -> Callable[..., None]:
         log = logging.get_logger("llamafactory.otr")
         settings = getattr(self.finetuning_args, SETTINGS_KEY, None)
         if settings is None:
-            if warning := resumed_without_otr(self.args.resume_from_checkpoint):
+            if warning := resumed_without_otr(self.args.resume_from_checkpoint, self.args.output_dir):
                 log.warning_rank0(warning)
         else:
             if warning := untried_version("llamafactory", TRIED):

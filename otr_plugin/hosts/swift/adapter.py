@@ -66,7 +66,8 @@ def patch_trainer_factory(factory_module: ModuleType) -> None:
     @functools.wraps(original)
     def get_training_args(args: Any) -> Any:
         check(args)  # here every argument is final, and no weight is loaded yet
-        if not asks_for_otr(args) and (warning := resumed_without_otr(args.resume_from_checkpoint)):
+        warning = resumed_without_otr(args.resume_from_checkpoint, args.output_dir)
+        if warning and not asks_for_otr(args):
             get_logger().warning(warning)
         return original(args)
 

@@ -158,8 +158,9 @@ def _carry(config: OTRConfig, parsed: Any) -> None:
 
 def _warn_if_resumed_without_otr(parsed: Any) -> None:
     args = next((part for part in parsed if type(part).__name__ == "SFTConfig"), None)
-    warning = resumed_without_otr(getattr(args, "resume_from_checkpoint", None))
-    if warning and getattr(args, "process_index", 0) == 0:
+    if args is None or args.process_index > 0:
+        return
+    if warning := resumed_without_otr(args.resume_from_checkpoint, args.output_dir):
         print(warning, file=sys.stderr, flush=True)
 
 
