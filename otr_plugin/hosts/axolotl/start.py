@@ -26,6 +26,7 @@ from otr_plugin.hosts.mistakes import (
 from otr_plugin.hosts.patching import replace
 from otr_plugin.hosts.recipe_text import RecipeText, value_of
 from otr_plugin.hosts.recipes import RecipeError, named_plugins, read_recipe, refuse
+from otr_plugin.hosts.resume import resumed_without_otr
 
 
 def patch_load_plugin(module: ModuleType) -> None:
@@ -139,7 +140,10 @@ def patch_prepare_plugins(module: ModuleType) -> None:
             read_recipe(HOST, cfg, text, is_otr=_may_be_otr)  # raises if the command line has replaced `plugins:`
         original(cfg)
         _require_loaded(names, text)
-        read_recipe(HOST, cfg, text, is_otr=_loaded_otr)
+        if read_recipe(HOST, cfg, text, is_otr=_loaded_otr) is None:
+            checkpoint = cfg.get("resume_from_checkpoint") or bool(cfg.get("auto_resume_from_checkpoints"))
+            if warning := resumed_without_otr(checkpoint, cfg.get("output_dir")):
+                import_module("axolotl.utils.logging").get_logger("axolotl.otr").warning(warning)
 
     replace(module, "prepare_plugins", prepare_plugins, "an error for recipes in which OTR would be misread")
 

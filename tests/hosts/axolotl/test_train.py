@@ -8,15 +8,18 @@ import sys
 import time
 
 import pytest
+import yaml
 
 from benchmarks.hosts.axolotl import ENV
 from benchmarks.hosts.driver import BIN, run_command
+from otr_plugin import OTRConfig
 from tests.hosts.agreement import (
     ANSWER,
     EXAMPLES,
     METRICS,
     PROMPT,
     RECIPE,
+    loads_without_this_package,
     losses,
     same_after_resume,
     same_as_the_specification,
@@ -130,6 +133,20 @@ def test_overrides_on_the_command_line_reach_the_settings(axolotl):
     done = axolotl.call("train", str(path), "--otr.samples=0", check=False)
     assert done.returncode != 0
     assert "samples should be greater than or equal to 1, got 0" in done.stdout + done.stderr
+
+
+def test_the_model_card_has_the_settings_of_the_command_line(axolotl):
+    """The recipe in Axolotl's card is that of the file."""
+    saved = {"save_strategy": "steps", "save_steps": 1}
+    path = axolotl.recipe("carded", plugins=["otr"], otr={"samples": 32}, max_steps=1, **saved)
+    axolotl.call("train", str(path), "--otr.samples", "16")
+    card = (axolotl.folder / "carded" / "README.md").read_text()
+    recipe, settings = card.split("### One-Token Rollout")
+    assert "samples: 32" in recipe
+    assert "samples: 16" in settings
+    assert "otr-plugin 0.1.0, seed " in settings
+    assert yaml.safe_load(settings.split("```yaml")[1].split("```")[0])["otr"] == OTRConfig(samples=16).model_dump()
+    loads_without_this_package(axolotl.folder / "carded")
 
 
 def test_accumulated_micro_batches_equal_one_batch(axolotl):
