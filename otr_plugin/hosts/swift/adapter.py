@@ -77,7 +77,7 @@ def patch_trainer_factory(factory_module: ModuleType) -> None:
 
 
 def check(args: Any) -> bool:
-    """Whether a recipe trains with OTR. One in which OTR would be misread, or has another loss beside it, is refused."""
+    """Whether a recipe trains with OTR. Raises if OTR would be misread, or another loss would be computed."""
     text = RecipeText.read(os.environ.get(CONFIG_FILE))
     config = read_recipe(getattr(args, "loss_type", None), text, os.environ)
     if config is None:
