@@ -88,6 +88,7 @@ class Handle:
         self.head, self.forward_class = model.get_output_embeddings(), forward_class(model)
         self.logit_transform = logit_transform(model.config)
         require_supported_head(self.head)
+        _require_top_k_within(model, config)
 
         self.rank = 0
         self.evaluation_needs_logits = False
@@ -343,6 +344,16 @@ class Handle:
             f"otr: {type(self.model).__name__} called its loss_function, but OTR's replacement of its {missed} did not "
             "run: another function was put in its place after attach(), or the model was pickled. Call attach() last, "
             "or disable what replaced it."
+        )
+
+
+def _require_top_k_within(model: Any, config: OTRConfig) -> None:
+    """A larger top_k would leave nothing out, which is not what its author meant."""
+    vocabulary = model.config.get_text_config().vocab_size
+    if config.top_k is not None and config.top_k > vocabulary:
+        raise ValueError(
+            f"otr: top_k is {config.top_k}, but {type(model).__name__} has {vocabulary} tokens: set top_k to at most "
+            f"{vocabulary}, or remove it."
         )
 
 
