@@ -6,10 +6,14 @@ mistakes that no YAML library would write.
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
+
+import yaml
 
 
 @dataclass
@@ -262,12 +266,13 @@ def plain(value: Any) -> str:
         return "null"
     if isinstance(value, bool):
         return "true" if value else "false"
-    if not isinstance(value, str):
-        return str(value)
-    import yaml
+    return _plain_text(value) if isinstance(value, str) else str(value)
 
-    try:
-        read = yaml.safe_load(f"[{value}]") if value == value.strip() else None
-    except yaml.YAMLError:
-        read = None
-    return value if read == [value] and yaml.safe_load(f"{{{value}: 1}}") == {value: 1} else json.dumps(value)
+
+@functools.cache
+def _plain_text(text: str) -> str:
+    if text == text.strip():
+        with contextlib.suppress(yaml.YAMLError):
+            if yaml.safe_load(f"[{text}]") == [text] and yaml.safe_load(f"{{{text}: 1}}") == {text: 1}:
+                return text
+    return json.dumps(text)

@@ -15,7 +15,7 @@ from typing import Any
 from hypothesis import strategies as st
 
 from benchmarks.fuzz.document import Mapping, Pair, Scalar, Sequence, TextBlock, node_of, plain, raw
-from benchmarks.fuzz.recipes import ALWAYS_USED, TEXT_KEYS, TEXTS, VALUES, Draft
+from benchmarks.fuzz.recipes import ALWAYS_USED, ANY_VALUE, TEXT_KEYS, TEXTS, VALUES, Draft
 from otr_plugin.config import OTRConfig
 
 PLUGIN_HOSTS = ("axolotl", "llamafactory", "trl")
@@ -358,7 +358,7 @@ def block_twice(draft: Draft) -> None:
 @mutation(BLOCK, hosts=ALL)
 def setting_twice(draft: Draft) -> None:
     pair = a_setting(draft)
-    other = Pair(pair.name, draft.pick([copy.deepcopy(pair.value), node_of(draft.draw(VALUES[setting_of(draft, pair)]))]))
+    other = Pair(pair.name, draft.pick([copy.deepcopy(pair.value), node_of(draft.draw(ANY_VALUE[setting_of(draft, pair)]))]))
     _beside(draft, block_of(draft), pair, other)
     draft.refuse(pair.name, at=(pair, other))
 
@@ -376,7 +376,7 @@ def merged_setting_overridden(draft: Draft) -> None:
     assert draft.settings is not None
     block, pair = block_of(draft), a_setting(draft)
     now = draft.settings[setting_of(draft, pair)]
-    value = draft.draw(VALUES.get(setting_of(draft, pair), _order(["otr", "dft"]).map(lambda v: v[0])).filter(lambda v: v != now))
+    value = draft.draw(ANY_VALUE[setting_of(draft, pair)].filter(lambda value: value != now))
     other = Pair(pair.name, Scalar(value))
     block.pairs.insert(draft.pick([0, len(block.pairs)]), Pair("<<", Mapping([other]), "<<"))
     draft.raw_yaml()

@@ -13,6 +13,7 @@ import json
 import logging
 import os
 import re
+import subprocess
 import sys
 import warnings
 from abc import ABC, abstractmethod
@@ -25,20 +26,15 @@ from unittest import mock
 from benchmarks.fuzz.cases import Case, Plain, Reading
 from benchmarks.fuzz.hosts import HOSTS
 from benchmarks.hosts.driver import CPU_ENVIRONMENT, make_model
+from benchmarks.paths import ROOT
 from otr_plugin.config import OTRConfig
-
-RIGHT = {
-    "swift": ("loss_type: otr\n", ""),
-}
-
 
 class Reader(ABC):
     """One host in one folder, which holds a tiny model."""
 
     def __init__(self, name: str, folder: Path) -> None:
         self.host, self.folder = HOSTS[name], folder
-        if not (folder / "model").exists():
-            make_model(folder / "model")
+        make_folder(folder)
         os.environ.update({"HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"} | self.host.environment)
         with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
             warnings.simplefilter("ignore")
@@ -109,6 +105,12 @@ class Reader(ABC):
             sys.argv = arguments
             os.chdir(folder)
             self.forget()
+
+
+def make_folder(folder: Path) -> None:
+    """Writes the model, if it is not there."""
+    if not (folder / "model").exists():
+        make_model(folder / "model")
 
 
 def _text(value: Any) -> str:
@@ -291,3 +293,57 @@ def _made_once(make: Callable[..., Any]) -> Callable[..., Any]:
 
 
 READERS: dict[str, type[Reader]] = {"axolotl": Axolotl, "llamafactory": LlamaFactory, "trl": TRL, "swift": Swift}
+
+
+class WithoutThePackage:
+    """The same reader in a process where this package patches nothing."""
+
+    def __init__(self, name: str, folder: Path) -> None:
+        make_folder(folder)
+        command = [sys.executable, "-m", "benchmarks.fuzz.readers", name, str(folder)]
+        environment = CPU_ENVIRONMENT | {"OTR_PLUGIN_AUTOLOAD": "0", "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+        self.process = subprocess.Popen(
+            command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        )
+
+    def read(self, case: Case) -> Reading:
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        written = {"file": case.file, "text": case.text, "command": case.command, "environment": case.environment}
+        self.process.stdin.write(json.dumps(written) + "\n")
+        self.process.stdin.flush()
+        return Reading(**json.loads(self.process.stdout.readline()))
+
+    def close(self) -> None:
+        self.process.kill()
+        self.process.communicate()
+
+
+def difference(reading: Reading, without: Reading) -> str | None:
+    """What this package has changed about a recipe without OTR; None if it has changed nothing."""
+    if without.error is not None:
+        return f"the host alone refuses it: {without}"
+    assert reading.plain is not None
+    assert without.plain is not None
+    changed = [
+        f"{key}: {without.plain.get(key)} became {reading.plain.get(key)}"
+        for key in sorted(reading.plain.keys() | without.plain.keys())
+        if reading.plain.get(key) != without.plain.get(key)
+    ]
+    return "; ".join(changed) or None
+
+
+def main() -> None:
+    """Reads cases from stdin and writes readings to stdout, one JSON object a line."""
+    name, folder = sys.argv[1:]
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    reader = READERS[name](name, Path(folder))
+    for line in sys.stdin:
+        reading = reader.read(Case(host=name, outcome=Plain(), **json.loads(line)))
+        answers.write(json.dumps({"plain": reading.plain, "error": reading.error, "error_type": reading.error_type}) + "\n")
+        answers.flush()
+
+
+if __name__ == "__main__":
+    main()

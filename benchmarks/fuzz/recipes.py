@@ -139,6 +139,10 @@ VALUES: dict[str, st.SearchStrategy[Any]] = {
     "chunk_tokens": st.sampled_from(["auto", 1, 512]) | st.integers(1, 10**6),
     "kernel": st.sampled_from(["auto", "torch", "triton"]),
 }
+ANY_VALUE = VALUES | {
+    "objective": st.sampled_from(["otr", "dft", "sft"]),
+    "estimator": st.sampled_from(["sampled", "exact"]),
+}
 ALWAYS_USED = ("nll_weight", "chunk_tokens", "kernel")  # settings that every objective has
 
 
