@@ -12,7 +12,12 @@ import sys
 
 # host: the modules that are patched after their import, in every process
 AT_START = {
-    "axolotl": ("axolotl.integrations.base", "axolotl.cli.config_options", "axolotl.cli.config"),
+    "axolotl": (
+        "axolotl.integrations.base",
+        "axolotl.cli.config_options",
+        "axolotl.cli.utils.args",
+        "axolotl.cli.config",
+    ),
     "llamafactory": (
         "llamafactory.hparams.parser",
         "llamafactory.train.sft.trainer",
@@ -20,7 +25,7 @@ AT_START = {
         "llamafactory.model.model_utils.liger_kernel",
     ),
     "trl": ("trl.scripts.utils",),
-    "swift": ("swift.trainers.trainer_factory", "swift.megatron.arguments.sft_args"),
+    "swift": ("swift.cli.main", "swift.trainers.trainer_factory", "swift.megatron.arguments.sft_args"),
 }
 # The same for trainer classes, which are patched only while something needs it: an attached model, or a TRL recipe.
 TRAINERS = {"transformers": ("transformers.trainer",), "trl": ("trl.trainer.sft_trainer",)}

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Sequence
+import unicodedata
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, NoReturn
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
@@ -17,17 +18,52 @@ def _finite_number(value: Any) -> Any:
     # Python counts True as 1, so without this check `samples: yes` in a recipe would mean one sample.
     if isinstance(value, bool):
         raise ValueError("a number, not true or false")
-    if isinstance(value, float) and not math.isfinite(value):
+    if isinstance(value, int | float) and not abs(value) <= MAXIMUM:
         raise ValueError("a finite number")
     return value
 
 
-Int = Annotated[int, BeforeValidator(_finite_number)]
+def _whole_number(value: Any) -> Any:
+    # YAML reads 1e3 as text, and text is what command lines and variables hold.
+    if isinstance(value, str):
+        try:
+            number = float(value)
+        except ValueError:
+            return value
+        return int(number) if math.isfinite(number) and number.is_integer() else value
+    return value
+
+
+def _none_in_words(value: Any) -> Any:
+    # Command lines and variables can only spell None in words.
+    return None if isinstance(value, str) and value.strip().casefold() in NONE else value
+
+
+def _none_as_a_word(value: Any) -> Any:
+    # Axolotl's command line turns the word none into None, and ms-swift turns None into text.
+    return "none" if _none_in_words(value) is None else value
+
+
+NONE = ("", "none", "null", "~")
+KINDS = {"int": "a whole number", "float": "a number"}  # in messages, by the name of pydantic's errors
+MAXIMUM = 1e300  # well within float64, so that no later conversion overflows
+Int = Annotated[int, BeforeValidator(_finite_number), BeforeValidator(_whole_number)]
 Number = Annotated[float, BeforeValidator(_finite_number), Field(allow_inf_nan=False)]
 
 
+class SettingsError(ValueError):
+    """Wrong settings. `problems` has one sentence for each wrong key."""
+
+    def __init__(self, problems: Mapping[str, str]) -> None:
+        super().__init__("OTRConfig: " + "\n           ".join(problems.values()))
+        self.problems = dict(problems)
+
+
 class OTRConfig(BaseModel):
-    """The settings of the loss. Immutable. An unknown key or a value out of bounds raises a ValueError."""
+    """The settings of the loss. Immutable.
+
+    An unknown key, a value out of bounds, and a setting that would have no effect raise a SettingsError.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -56,6 +92,7 @@ class OTRConfig(BaseModel):
     )
     beta: Number = Field(
         -0.1,
+        ge=-100,
         lt=1,
         description="The reward of a drawn token that is not the label; the label's reward is 1. Reviews of the paper "
         "report a slightly negative value; its exact value could not be confirmed.",
@@ -63,10 +100,11 @@ class OTRConfig(BaseModel):
     nll_weight: Number = Field(
         0.0,
         ge=0,
+        le=100,
         description="The weight of a plain NLL term that is added to the objective. A positive weight lets the model "
         "learn labels that are too improbable to be drawn.",
     )
-    top_k: Int | None = Field(
+    top_k: Annotated[Int | None, BeforeValidator(_none_in_words)] = Field(
         None,
         ge=1,
         description="Draw only among the k most probable tokens, and tokens tied with the k-th. "
@@ -79,7 +117,7 @@ class OTRConfig(BaseModel):
         description="Draw only among the smallest set of most probable tokens whose total probability, at the "
         "temperature of the draws, reaches this value. With 1, every token can be drawn.",
     )
-    baseline: Literal["none", "mean"] = Field(
+    baseline: Annotated[Literal["none", "mean"], BeforeValidator(_none_as_a_word)] = Field(
         "none",
         description="What is subtracted from every reward. `none`: nothing, as in the paper. `mean`: the mean reward "
         "at the same position.",
@@ -99,7 +137,36 @@ class OTRConfig(BaseModel):
         try:
             super().__init__(**settings)
         except ValidationError as error:
-            raise ValueError(_explain(error)) from None
+            raise SettingsError(_explain(error)) from None
+        if problems := self._without_effect() | self._without_gradient():
+            raise SettingsError(problems)
+
+    def _without_effect(self) -> dict[str, str]:
+        """A problem for each setting that is not at its default and does not change the loss."""
+        if self.has_rollout:
+            unused: tuple[str, ...] = () if self.draws else ("samples",)
+            by = f"estimator: {self.estimator}"
+        else:
+            unused, by = ROLLOUT_SETTINGS, f"objective: {self.objective}"
+        return {
+            name: f"{name}: {getattr(self, name)} has no effect with `{by}`: remove it"
+            for name in unused
+            if getattr(self, name) != type(self).model_fields[name].default
+        }
+
+    def _without_gradient(self) -> dict[str, str]:
+        """A problem if `baseline: mean` leaves every reward at zero: the reward of a single token is its own mean."""
+        if self.baseline != "mean":
+            return {}
+        for name, wrong, allowed in (
+            ("samples", self.draws and self.samples < 2, "at least 2"),
+            ("top_k", self.top_k is not None and self.top_k < 2, "at least 2"),
+            ("top_p", self.top_p < 0.1, "at least 0.1"),
+        ):
+            if wrong:
+                problem = f"{name} should be {allowed} with `baseline: mean`, got {getattr(self, name)}: where only "
+                return {name: problem + "one token can be drawn, its reward is the baseline, and the gradient is zero"}
+        return {}
 
     @property
     def has_rollout(self) -> bool:
@@ -126,6 +193,10 @@ class OTRConfig(BaseModel):
                 raise not_implemented(__name__, "estimator", self.estimator, ("sampled", "exact"))
 
 
+# The settings that only the objective otr has.
+ROLLOUT_SETTINGS = ("estimator", "samples", "temperature", "beta", "top_k", "top_p", "baseline")
+
+
 def not_implemented(module: str, setting: str, value: NoReturn, implemented: Sequence[str]) -> NotImplementedError:
     """The error to raise where `module` has no branch for the value of a setting.
 
@@ -136,24 +207,42 @@ def not_implemented(module: str, setting: str, value: NoReturn, implemented: Seq
     return NotImplementedError(f"{module}: {setting} {value!r} is not implemented; implemented are {names}")
 
 
-def _explain(error: ValidationError) -> str:
-    """The error's message: for each wrong key one line with the allowed values and the value found."""
+def _explain(error: ValidationError) -> dict[str, str]:
+    """For each wrong key one sentence with the value found and the allowed values."""
     problems: dict[str, tuple[list[str], Any]] = {}
     for item in error.errors(include_url=False):
         key = str(item["loc"][0])
+        kind = item["type"].split("_")[0]  # such as int_parsing or float_type
         if item["type"] == "extra_forbidden":
             allowed = "unknown"
+        elif kind in KINDS:
+            allowed = KINDS[kind]
         else:
             allowed = item["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
         messages, _ = problems.setdefault(key, ([], item["input"]))
         if allowed not in messages:
             messages.append(allowed)
-    lines = []
-    for key, (messages, value) in problems.items():
-        if messages == ["unknown"]:
-            near = difflib.get_close_matches(key, OTRConfig.model_fields, n=1)
-            hint = f"did you mean {near[0]!r}? " if near else ""
-            lines.append(f"unknown key {key!r}: {hint}the keys are {', '.join(OTRConfig.model_fields)}")
-        else:
-            lines.append(f"{key} should be {' or '.join(messages)}, got {value!r}")
-    return "OTRConfig: " + "\n           ".join(lines)
+    return {
+        key: unknown_key(key)
+        if messages == ["unknown"]
+        else f"{key} should be {' or '.join(messages)}, got {_short(value)}"
+        for key, (messages, value) in problems.items()
+    }
+
+
+def unknown_key(key: str) -> str:
+    """The sentence for a key that is no setting."""
+    near = difflib.get_close_matches(key, OTRConfig.model_fields, n=1)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    foreign = [character for character in key if not character.isascii()]
+    if foreign:  # it may look like the right key
+        hint += f"It contains {unicodedata.name(foreign[0], repr(foreign[0]))}; "
+    return f"unknown key {key!r}: {hint}the keys are {', '.join(OTRConfig.model_fields)}"
+
+
+def _short(value: Any) -> str:
+    try:
+        text = repr(value)
+    except ValueError:  # Python does not write integers of more than 4,300 digits
+        return "a number of thousands of digits"
+    return text if len(text) <= 80 else text[:77] + "..."

@@ -38,34 +38,37 @@ def test_every_setting_has_a_description():
         ({"estimator": "mc"}, "estimator should be 'sampled' or 'exact', got 'mc'"),
         ({"samples": 0}, "samples should be greater than or equal to 1, got 0"),
         ({"samples": 65537}, "samples should be less than or equal to 65536, got 65537"),
-        ({"samples": 2.5}, "samples should be a valid integer, got a number with a fractional part, got 2.5"),
+        ({"samples": 2.5}, "samples should be a whole number, got 2.5"),
         ({"samples": True}, "samples should be a number, not true or false, got True"),
         ({"temperature": 0}, "temperature should be greater than or equal to 0.01, got 0"),
         ({"temperature": 101}, "temperature should be less than or equal to 100, got 101"),
         ({"temperature": float("nan")}, "temperature should be a finite number, got nan"),
-        (
-            {"temperature": "hot"},
-            "temperature should be a valid number, unable to parse string as a number, got 'hot'",
-        ),
+        ({"temperature": "hot"}, "temperature should be a number, got 'hot'"),
+        ({"temperature": 10**400}, f"temperature should be a finite number, got 1{'0' * 76}..."),
+        ({"samples": 10**5000}, "samples should be a finite number, got a number of thousands of digits"),
+        ({"samples": "16.5"}, "samples should be a whole number, got '16.5'"),
         ({"beta": 1}, "beta should be less than 1, got 1"),
         ({"beta": float("-inf")}, "beta should be a finite number, got -inf"),
-        ({"beta": None}, "beta should be a valid number, got None"),
+        ({"beta": None}, "beta should be a number, got None"),
+        ({"beta": -101}, "beta should be greater than or equal to -100, got -101"),
         ({"nll_weight": -0.1}, "nll_weight should be greater than or equal to 0, got -0.1"),
+        ({"nll_weight": 1e39}, "nll_weight should be less than or equal to 100, got 1e+39"),
         ({"nll_weight": float("inf")}, "nll_weight should be a finite number, got inf"),
         ({"top_k": 0}, "top_k should be greater than or equal to 1, got 0"),
         ({"top_p": 0}, "top_p should be greater than 0, got 0"),
         ({"top_p": 1.01}, "top_p should be less than or equal to 1, got 1.01"),
         ({"baseline": "median"}, "baseline should be 'none' or 'mean', got 'median'"),
         ({"chunk_tokens": 0}, "chunk_tokens should be 'auto' or greater than or equal to 1, got 0"),
-        (
-            {"chunk_tokens": "big"},
-            "chunk_tokens should be 'auto' or a valid integer, unable to parse string as an integer, got 'big'",
-        ),
+        ({"chunk_tokens": "big"}, "chunk_tokens should be 'auto' or a whole number, got 'big'"),
         ({"kernel": "cuda"}, "kernel should be 'auto', 'torch' or 'triton', got 'cuda'"),
         ({"tempratur": 1}, f"unknown key 'tempratur': did you mean 'temperature'? the keys are {KEYS}"),
         ({"lr": 1}, f"unknown key 'lr': the keys are {KEYS}"),
+        (
+            {"s\u0430mples": 1},
+            f"unknown key 's\u0430mples': did you mean 'samples'? It contains CYRILLIC SMALL LETTER A; the keys are {KEYS}",
+        ),
     ],
-    ids=lambda x: str(x)[:40] if isinstance(x, dict) else "",
+    ids=lambda x: next(iter(x)) if isinstance(x, dict) else "",
 )
 def test_a_wrong_setting_raises_this_message(settings, message):
     with pytest.raises(ValueError, match=f"^OTRConfig: {re.escape(message)}$") as raised:
@@ -80,11 +83,71 @@ def test_one_error_names_every_problem():
 
 @pytest.mark.parametrize(
     ("settings", "message"),
-    [({"samples": 0}, "samples should be"), ({"K": 1}, "unknown key 'K'")],
+    [
+        ({"samples": 0}, "samples should be"),
+        ({"K": 1}, "unknown key 'K'"),
+        ({"estimator": "exact", "samples": 16}, "samples: 16 has no effect"),
+    ],
 )
 def test_model_validate_raises_the_same_messages(settings, message):
     with pytest.raises(ValueError, match=message):
         OTRConfig.model_validate(settings)
+
+
+ROLLOUT = {
+    "estimator": "exact",
+    "samples": 16,
+    "temperature": 2.0,
+    "beta": -0.5,
+    "top_k": 4,
+    "top_p": 0.5,
+    "baseline": "mean",
+}
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "without"),
+    [("samples", 16, {"estimator": "exact"})]
+    + [(key, value, {"objective": objective}) for key, value in ROLLOUT.items() for objective in ("sft", "dft")],
+)
+def test_a_setting_without_effect_is_refused(key, value, without):
+    (name, other) = next(iter(without.items()))
+    with pytest.raises(ValueError, match=f"^OTRConfig: {key}: {value} has no effect with `{name}: {other}`: remove it"):
+        OTRConfig(**without, **{key: value})
+    assert OTRConfig(**without, **{key: OTRConfig.model_fields[key].default}) == OTRConfig(**without)
+
+
+@pytest.mark.parametrize(
+    ("settings", "allowed"),
+    [
+        ({"samples": 1}, "at least 2"),
+        ({"top_k": 1}, "at least 2"),
+        ({"estimator": "exact", "top_k": 1}, "at least 2"),
+        ({"top_p": 0.09}, "at least 0.1"),
+    ],
+    ids=str,
+)
+def test_a_baseline_that_equals_every_reward_is_refused(settings, allowed):
+    key = list(settings)[-1]
+    with pytest.raises(ValueError, match=f"^OTRConfig: {key} should be {allowed} with `baseline: mean`, got "):
+        OTRConfig(baseline="mean", **settings)
+    assert OTRConfig(**settings)
+
+
+@pytest.mark.parametrize(
+    ("key", "written", "value"),
+    [
+        ("samples", "1e3", 1000),  # YAML reads it as text
+        ("samples", "16", 16),
+        ("samples", 16.0, 16),
+        ("chunk_tokens", "1e3", 1000),
+        ("beta", "-1e-2", -0.01),
+        *(("top_k", none, None) for none in (None, "none", "None", "null", "~", "")),
+        ("baseline", None, "none"),  # Axolotl's command line reads the word as None
+    ],
+)
+def test_text_means_what_a_person_reads(key, written, value):
+    assert getattr(OTRConfig(**{key: written}), key) == value
 
 
 @pytest.mark.parametrize(

@@ -56,9 +56,13 @@ def is_marked(function: Any) -> bool:
     return hasattr(function, "__otr_patch__")
 
 
+def is_traced() -> bool:
+    return os.environ.get("OTR_PLUGIN_TRACE", "0") not in ("", "0")
+
+
 def trace(event: str) -> None:
     """Print one line to stderr if OTR_PLUGIN_TRACE=1."""
-    if os.environ.get("OTR_PLUGIN_TRACE", "0") not in ("", "0"):
+    if is_traced():
         print(f"otr trace, process {os.getpid()}: {event}", file=sys.stderr, flush=True)
 
 

@@ -1,29 +1,117 @@
-"""What the hosts' recipes have in common: the plugin's names, its settings, and the messages that refuse a recipe.
+"""What a recipe says about OTR: the config to train with, no OTR at all, or a RecipeError.
+
+A run under OTR's name is OTR, with the settings that a person reads in the recipe; a run without it is not. Whatever
+mentions OTR in a recipe, on a command line or in the environment therefore ends in the active config, or in an error.
 
 Imports neither torch nor a host: start.py of every host uses it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
+from types import TracebackType
 from typing import TYPE_CHECKING, Any
+
+from otr_plugin.hosts.mentions import SETTINGS_KEY, is_plugin_name, mentions_otr
+from otr_plugin.hosts.mistakes import (
+    COMMAND_LINE,
+    Host,
+    advice,
+    is_dotted_setting,
+    problem_with_plugin,
+    problems_in_environment,
+    problems_in_text,
+    runs_as,
+)
+from otr_plugin.hosts.patching import is_traced
+from otr_plugin.hosts.recipe_text import RecipeText, kept, value_of
 
 if TYPE_CHECKING:
     from otr_plugin.config import OTRConfig
 
-PLUGIN_NAMES = ("otr", "otr_plugin.OTRPlugin")  # what a recipe may write under `plugins:`
-SETTINGS_KEY = "otr"  # the block of settings; also the attribute that carries them on a host's parsed arguments
+
+PROGRAMS = ("axolotl", "llamafactory", "llamafactory-cli", "lmf", "trl", "swift")  # the hosts' packages and commands
+
+
+class RecipeError(ValueError):
+    """A recipe that mentions OTR in a way that would not train what a person reads there."""
+
+    def __init__(self, problems: Sequence[str]) -> None:
+        problems = list(dict.fromkeys(problems))
+        one = len(problems) == 1
+        super().__init__(f"otr: {problems[0]}" if one else "\n  ".join((f"otr: {len(problems)} problems", *problems)))
+        self.problems = problems
+        if runs_as(*PROGRAMS) and sys.excepthook is sys.__excepthook__:
+            sys.excepthook = _show_message_only
+
+
+def _show_message_only(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
+    """In a host's own command, a user needs the message, not the host's stack. OTR_PLUGIN_TRACE=1 shows both."""
+    if isinstance(error, RecipeError) and not is_traced():
+        print(error, file=sys.stderr)
+    else:
+        sys.__excepthook__(kind, error, traceback)
+
+
+def read_recipe(
+    host: Host,
+    recipe: Mapping[str, Any],
+    text: RecipeText,
+    *,
+    overrides: Mapping[str, Any] | None = None,
+    is_otr: Callable[[Any], bool] = is_plugin_name,
+) -> OTRConfig | None:
+    """The config that a recipe asks for; None for a recipe without OTR; a RecipeError for anything in between.
+
+    `recipe` is what the host has parsed, its command line included; `text` is the file; `overrides` are settings from
+    the command line that are not in `recipe`; `is_otr` decides whether a name under `plugins:` is this plugin.
+    """
+    problems = [*problems_in_text(text, host, is_otr), *problems_in_environment(host)]
+    elsewhere = COMMAND_LINE if text.root is not None else "the arguments"
+    written = {entry.key for entry in text.top()}
+    problems += [
+        f"{elsewhere}: `{key}`: {advice(key)}"
+        for key in map(str, recipe)
+        if key not in written and key != SETTINGS_KEY and mentions_otr(key) and not is_dotted_setting(key, host)
+    ]
+    names = named_plugins(recipe)
+    if not problems:
+        wrong = (problem_with_plugin(name, host, is_otr) for name in names)
+        problems += [f"{elsewhere}: {problem}" for problem in wrong if problem]
+    if not any(map(is_otr, names)):
+        problems += _mentions_without_plugin(recipe, text, overrides, names, is_otr)
+        refuse(problems)
+        return None
+    if len([name for name in names if is_otr(name)]) > 1:
+        problems.append(f"{text.place(text.line_of('plugins'))}: `plugins: {names}` names otr twice: name it once")
+    others = [name for name in names if not is_otr(name)]
+    if others and not host.has_plugins:
+        problems.append(
+            f"{text.place(text.line_of('plugins'))}: the recipe has {others} under `plugins:`, but the only plugin in "
+            f"{host.name} is otr: remove them"
+        )
+    refuse(problems)  # before the settings, whose block may be the problem
+    config = _read_settings(host, recipe, text, overrides or {})
+    problems = [*conflicts(recipe, host.other_losses, text), *host.other_problems(recipe)]
+    refuse_conflicts(problems)
+    return config
+
+
+def refuse(problems: Sequence[str]) -> None:
+    if problems:
+        raise RecipeError(problems)
 
 
 def named_plugins(recipe: Mapping[str, Any]) -> list[Any]:
     """The recipe's `plugins:`, which may be one name, a list, or missing."""
     named = recipe.get("plugins") or []
-    return [named] if isinstance(named, str) else list(named)
+    return list(named) if isinstance(named, list | tuple) else [named]
 
 
 def names_otr(recipe: Mapping[str, Any]) -> bool:
-    return any(name in PLUGIN_NAMES for name in named_plugins(recipe))
+    return any(map(is_plugin_name, named_plugins(recipe)))
 
 
 def asks_for_otr(recipe: Any) -> bool:
@@ -31,47 +119,99 @@ def asks_for_otr(recipe: Any) -> bool:
     return isinstance(recipe, Mapping) and (SETTINGS_KEY in recipe or names_otr(recipe))
 
 
-def unread_settings(key: str, named: list[Any]) -> str:
-    """The message for a recipe that has settings for OTR but does not name the plugin."""
+def _read_settings(host: Host, recipe: Mapping[str, Any], text: RecipeText, overrides: Mapping[str, Any]) -> OTRConfig:
+    from otr_plugin.config import OTRConfig, SettingsError
+
+    block = recipe.get(SETTINGS_KEY)
+    if block is None:
+        block = {}
+    if not isinstance(block, Mapping):
+        place = text.place(text.line_of(SETTINGS_KEY))
+        raise RecipeError([f"{place}: `otr:` should hold settings, such as `samples: 256`, but it holds {block!r}"])
+    in_file = _settings_in(text)
+    lost = [key for key, value in in_file.items() if key not in block and value is not None]
+    refuse([_dropped(key, text) for key in lost])
+    settings = {str(key): value for key, value in block.items()}
+    settings |= {key.split(".", 1)[1]: value for key, value in recipe.items() if is_dotted_setting(str(key), host)}
+    settings |= overrides
+    try:
+        return OTRConfig(**settings)
+    except SettingsError as error:
+        raise RecipeError(
+            [f"{_place_of_setting(key, settings, in_file, text)}: {problem}" for key, problem in error.problems.items()]
+        ) from None
+
+
+def _dropped(key: str, text: RecipeText) -> str:
     return (
-        f"otr: the recipe has `{key}:`, but `plugins:` ({named}) does not name otr, so the run would ignore the "
-        "settings and train without OTR. Add `plugins: [otr]`, or remove the setting."
+        f"{text.place(text.line_of(SETTINGS_KEY, key))}: `{key}` was dropped when {COMMAND_LINE} replaced the whole "
+        f"block `otr:`: replace single settings, as in `--otr.{key} VALUE`"
     )
 
 
-def read_settings(host: str, plugins: Any, settings: Any, overrides: Mapping[str, Any] | None = None) -> OTRConfig:
-    """The configuration in a recipe of a host without plugins of its own; `overrides` come from the command line."""
-    from otr_plugin.config import OTRConfig
-
-    named = named_plugins({"plugins": plugins})
-    if not any(name in PLUGIN_NAMES for name in named):
-        raise ValueError(
-            unread_settings(SETTINGS_KEY, named)
-            if settings is not None or overrides
-            else f"otr: the recipe has `plugins: {named}`, but the only plugin in {host} is otr."
-        )
-    others = [name for name in named if name not in PLUGIN_NAMES]
-    if others:
-        raise ValueError(f"otr: the recipe has {others} under `plugins:`, but the only plugin in {host} is otr.")
-    if not isinstance(settings, dict | None):
-        raise ValueError(
-            f"otr: `otr:` should hold settings, such as `samples: 256`, but the recipe has {settings!r} there."
-        )
-    return OTRConfig(**(settings or {}) | dict(overrides or {}))
+def _place_of_setting(key: str, settings: Mapping[str, Any], in_file: Mapping[str, Any], text: RecipeText) -> str:
+    if key in in_file and (key not in settings or in_file[key] == settings[key]):
+        return text.place(text.line_of(SETTINGS_KEY, key))
+    if any(entry.key == f"{SETTINGS_KEY}.{key}" for entry in text.top()):
+        return text.place(text.line_of(f"{SETTINGS_KEY}.{key}"))
+    return COMMAND_LINE
 
 
-def conflicts(recipe: Mapping[str, Any], keys: Mapping[str, str]) -> list[str]:
+def _settings_in(text: RecipeText) -> dict[str, Any]:
+    block = kept(text.top(), SETTINGS_KEY)
+    value = value_of(block.value) if block else None
+    return {str(key): each for key, each in value.items()} if isinstance(value, dict) else {}
+
+
+def _mentions_without_plugin(
+    recipe: Mapping[str, Any],
+    text: RecipeText,
+    overrides: Mapping[str, Any] | None,
+    names: list[Any],
+    is_otr: Callable[[Any], bool],
+) -> list[str]:
+    """What the recipe says about OTR although the parsed recipe does not name the plugin."""
+    plugins = kept(text.top(), "plugins")
+    if plugins and any(is_otr(word) for word, _ in text.scalars(plugins.value)):
+        message = f"{text.place(plugins.line)}: `plugins:` names otr, but {COMMAND_LINE} replaced the list by {names}, "
+        return [message + "so the run would train without OTR: name otr there too, or remove it from the recipe"]
+    keys = [key for key in map(str, recipe) if key == SETTINGS_KEY or key.startswith(f"{SETTINGS_KEY}.")]
+    written = {entry.key for entry in text.top()}
+    if any(recipe[key] is not None or key in written for key in keys) or overrides:
+        return [unread_settings(keys[0] if keys else SETTINGS_KEY, names, text)]
+    return []
+
+
+def unread_settings(key: str, names: list[Any], text: RecipeText) -> str:
+    """The message for a recipe that has settings for OTR but does not name the plugin."""
+    line = text.line_of(key)
+    return (
+        f"{COMMAND_LINE if line is None else text.place(line)}: the recipe has `{key}:`, but `plugins:` ({names}) does "
+        "not name otr, so the run would ignore the settings and train without OTR. Add `plugins: [otr]`, or remove the "
+        "setting"
+    )
+
+
+def conflicts(recipe: Mapping[str, Any], keys: Mapping[str, str], text: RecipeText | None = None) -> list[str]:
     """One message for each of `keys` that the recipe sets; `keys` maps a key to the fix."""
-    return [f"`{key}: {recipe[key]}`: {fix}" for key, fix in keys.items() if recipe.get(key)]
+    problems = []
+    for key, fix in keys.items():
+        if recipe.get(key):
+            line = text.line_of(key) if text else None
+            place = f"{text.place(line)}: " if text and line else ""
+            value = recipe[key]
+            problems.append(
+                f"{place}`{key}: {value!r}`: {fix}" if isinstance(value, str) else f"{place}`{key}: {value}`: {fix}"
+            )
+    return problems
 
 
 def refuse_conflicts(problems: list[str], switched_on_by: str = "`plugins: [otr]`") -> None:
     """Raise if the recipe selects a loss other than OTR's, because the run would then train something else."""
     if problems:
-        raise ValueError(
-            f"{switched_on_by} trains with One-Token Rollout, but this recipe also selects another loss, and the run "
-            f"would not train with OTR. {'; '.join(problems)}."
-        )
+        message = f"{switched_on_by} trains with One-Token Rollout, but this recipe also selects another loss, and the "
+        message += f"run would not train with OTR. {'; '.join(problems)}."
+        raise RecipeError([message])
 
 
 def untried_version(package: str, tried: tuple[str, ...]) -> str | None:

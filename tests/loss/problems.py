@@ -18,6 +18,12 @@ from otr_plugin.loss.reference import finish, otr_loss_on_logits, otr_loss_refer
 DEVICE = "cpu"  # the device of all computations; test_gpu.py replaces it
 
 
+def config_of(settings: dict[str, Any], samples: int = 32, **more: Any) -> OTRConfig:
+    """The config with these settings; those that draw tokens draw `samples` of them, unless they say otherwise."""
+    config = OTRConfig(**settings | more)
+    return config if "samples" in settings or not config.draws else OTRConfig(**settings | more | {"samples": samples})
+
+
 @dataclass
 class Problem:
     hidden: Tensor

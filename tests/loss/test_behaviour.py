@@ -9,7 +9,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from otr_plugin import OTRConfig, otr_loss
 from otr_plugin.loss.memory_plan import CHUNK_BYTES, chunk_size
 
-from .problems import actual, problem
+from .problems import actual, config_of, problem
 
 CONFIG = OTRConfig(samples=32)
 
@@ -75,7 +75,7 @@ def test_only_one_chunk_of_logits_is_in_memory(settings):
     p = problem(n, 8, v, seed=4, masked=0.1)
     p.hidden.requires_grad_()
     with Largest() as largest:
-        actual(p, OTRConfig(**{"samples": 32, "chunk_tokens": chunk} | settings))
+        actual(p, config_of(settings, chunk_tokens=chunk))
     scratch = 4 * chunk * (v + 64)  # of the PyTorch kernel, for a block that is here the whole chunk
     assert chunk * v <= largest.elements <= scratch
     assert largest.elements < n * v / 4

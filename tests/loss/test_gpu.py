@@ -6,7 +6,7 @@ import torch
 from otr_plugin import OTRConfig, otr_loss
 
 from . import problems
-from .problems import problem
+from .problems import config_of, problem
 from .test_parity import *  # noqa: F403 - pytest collects these tests here too, and runs them on the GPU
 from .test_parity import CONFIGS, SHAPES, check
 
@@ -24,7 +24,7 @@ def on_the_gpu(monkeypatch):
 @pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_the_pytorch_kernel_matches_the_specification_on_a_gpu(shape, config):
-    config = OTRConfig(**{"samples": 32, "kernel": "torch"} | config)
+    config = config_of(config, kernel="torch")
     check(problem(*shape, samples=config.samples, bias=True, seed=sum(shape)), config, torch.float32)
 
 
@@ -33,7 +33,7 @@ def test_a_step_waits_for_the_device_once(settings):
     """The CPU waits for the number of trained positions, and for nothing else."""
     p = problem(64, 32, 1000, dtype=torch.bfloat16).to(torch.bfloat16).on("cuda")
     hidden, weight = p.hidden.detach().requires_grad_(), p.weight.detach().requires_grad_()
-    config = OTRConfig(samples=32, **settings)
+    config = config_of(settings)
 
     def step():
         otr_loss(hidden, weight, p.labels, config, generator=generator).loss.backward()
@@ -71,7 +71,7 @@ def test_a_chunk_can_have_more_than_two_to_the_31_logits():
     results = []
     for rows, settings in ((slice(0, n), {"chunk_tokens": n}), (last, {})):
         h = hidden[rows].detach().requires_grad_()
-        config = OTRConfig(samples=16, **settings)
+        config = config_of(settings, 16)
         otr_loss(h, weight, labels[rows], config, num_items=1, uniforms=uniforms[rows]).loss.backward()
         results.append(h.grad[-64:])
     assert torch.equal(*results)

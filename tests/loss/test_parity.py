@@ -16,7 +16,7 @@ from otr_plugin.loss.reference import otr_loss_on_logits
 from otr_plugin.loss.torch_kernel import compute_chunk
 from otr_plugin.metrics import ROW_METRICS, TOKEN_COUNT
 
-from .problems import actual, error, native, problem, truth, truth_of_draws, units
+from .problems import actual, config_of, error, native, problem, truth, truth_of_draws, units
 
 # float64 and float32: rounding of sums over 40,000 tokens. bfloat16, float16: the step between neighbouring numbers.
 BOUND = {torch.float64: 1e-13, torch.float32: 3e-6, torch.bfloat16: 2**-7, torch.float16: 2**-10}
@@ -62,7 +62,7 @@ def check(p, config, dtype):
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_every_shape_and_dtype_matches_the_specification(shape, dtype, config):
-    config = OTRConfig(**{"samples": 32} | config)
+    config = config_of(config)
     check(problem(*shape, samples=config.samples, bias=True, seed=sum(shape), dtype=dtype), config, dtype)
 
 
@@ -73,7 +73,7 @@ def test_every_shape_and_dtype_matches_the_specification(shape, dtype, config):
     ids=str,
 )
 def test_scaled_and_softcapped_logits_match_the_specification(head, config):
-    config = OTRConfig(**{"samples": 16} | config)
+    config = config_of(config, 16)
     for dtype in (torch.float32, torch.bfloat16):
         check(problem(11, 8, 200, samples=config.samples, seed=2, dtype=dtype, **head), config, dtype)
 
@@ -82,7 +82,7 @@ def test_scaled_and_softcapped_logits_match_the_specification(head, config):
 @pytest.mark.parametrize("estimator", ["sampled", "exact"])
 def test_masked_positions_get_no_gradient(masked, estimator):
     p = problem(40, 8, 90, masked=masked, seed=11)
-    config = OTRConfig(estimator=estimator, samples=32)
+    config = config_of({"estimator": estimator})
     check(p, config, torch.float32)
     hidden = actual(p, config, torch.float32).gradients["hidden"]
     assert not hidden[p.labels == -100].any(), "a position that is not trained has a gradient"
@@ -109,8 +109,8 @@ def test_only_required_gradients_are_computed(needed):
 @pytest.mark.parametrize("chunk", [1, 2, 7, 39, 40, 1000])
 def test_the_chunk_size_does_not_change_the_result(chunk, estimator):
     p = problem(40, 8, 500, bias=True, masked=0.3, seed=13)
-    whole = actual(p, OTRConfig(samples=32, estimator=estimator), torch.float32)
-    parts = actual(p, OTRConfig(samples=32, estimator=estimator, chunk_tokens=chunk), torch.float32)
+    whole = actual(p, config_of({"estimator": estimator}), torch.float32)
+    parts = actual(p, config_of({"estimator": estimator}, chunk_tokens=chunk), torch.float32)
     torch.testing.assert_close(parts.loss, whole.loss, rtol=2e-6, atol=1e-7)
     for name, gradient in parts.gradients.items():
         assert error(gradient, whole.gradients[name]) < 2e-6
@@ -186,7 +186,7 @@ def test_non_contiguous_inputs_give_the_same_result():
 
 @pytest.mark.parametrize("objective", ["otr", "dft", "sft"])
 def test_without_trained_positions_loss_and_gradients_are_zero(objective):
-    config = OTRConfig(objective=objective, samples=32)
+    config = config_of({"objective": objective})
     for p in (problem(0, 4, 9), problem(5, 4, 9, masked=1.0)):
         result = actual(p, config, torch.float32)
         assert result.loss == 0
@@ -202,7 +202,7 @@ def test_excluded_tokens_with_logit_minus_infinity_match_the_specification():
     p.bias = p.bias.masked_fill(out, -torch.inf)
     p.labels = p.labels // 3 * 3 + 1
     for settings in CONFIGS.values():
-        config = OTRConfig(**{"samples": 32} | settings)
+        config = config_of(settings)
         p.uniforms = torch.rand(20, config.samples, generator=torch.Generator().manual_seed(20))
         check(p, config, torch.float32)
 
@@ -222,7 +222,7 @@ def test_a_label_with_logit_minus_infinity_has_a_finite_objective():
 @pytest.mark.parametrize("size", [1e-3, 1.0, 1e2, 1e4])
 def test_tiny_and_huge_logits_match_the_specification(size):
     for settings in CONFIGS.values():
-        config = OTRConfig(**{"samples": 32} | settings)
+        config = config_of(settings)
         p = problem(12, 8, 130, samples=config.samples, sharpness=size, seed=22)
         check(p, config, torch.float32)
 
@@ -255,7 +255,7 @@ def test_sums_over_a_long_row_are_accurate(sharpness):
 
 def test_equal_logits_match_the_specification():
     for settings in CONFIGS.values():
-        config = OTRConfig(**{"samples": 32} | settings)
+        config = config_of(settings)
         p = problem(12, 8, 130, samples=config.samples, masked=0, seed=23)
         flat, tied = torch.zeros_like(p.weight), p.weight[torch.arange(130) // 10 * 10]
         for p.weight in (flat, tied):

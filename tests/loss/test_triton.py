@@ -16,7 +16,7 @@ from otr_plugin.loss import dispatch, torch_kernel
 from otr_plugin.metrics import ROW_METRICS
 
 from . import problems
-from .problems import problem
+from .problems import config_of, problem
 from .test_parity import CONFIGS, check
 
 pytest.importorskip("triton")
@@ -75,7 +75,7 @@ def compare(logits, labels, uniforms, config, v, **options):
 
 
 def random_case(seed):
-    """A random input with random settings, all within the allowed bounds."""
+    """A random input with random settings within the allowed bounds, also such as have no effect."""
     draw = random.Random(seed)
     g = torch.Generator().manual_seed(seed)
     v = draw.choice([1, 2, 3, 127, 128, 129, 1000, 4095, 4097, draw.randint(5, 9000)])
@@ -102,7 +102,7 @@ def random_case(seed):
     options = draw.choice([{}, {}, {"logit_scale": -0.5}, {"softcap": 3.0}, {"logit_scale": 2.0, "softcap": 30.0}])
     if options:  # a negative scale or a softcap makes -inf a logit that is not excluded
         logits = logits.nan_to_num(neginf=-1e4)
-    return logits, labels, torch.rand(3, samples, generator=g), OTRConfig(**settings), v, options
+    return logits, labels, torch.rand(3, samples, generator=g), OTRConfig.model_construct(**settings), v, options
 
 
 @pytest.mark.parametrize("seed", range(60))
@@ -131,7 +131,7 @@ def test_many_draws_from_a_long_row_match_the_pytorch_kernel(samples):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
 @pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
 def test_otr_loss_with_triton_matches_the_specification(shape, dtype, config):
-    config = OTRConfig(**{"samples": 32} | config | {"kernel": "triton"})
+    config = config_of(config, kernel="triton")
     p = problem(*shape, samples=config.samples, bias=True, seed=sum(shape), dtype=dtype)
     check(p, config, dtype)
 
@@ -139,7 +139,7 @@ def test_otr_loss_with_triton_matches_the_specification(shape, dtype, config):
 @pytest.mark.parametrize("size", [1.0, 1e4])
 @pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
 def test_huge_logits_match_the_specification(size, config):
-    config = OTRConfig(**{"samples": 32} | config | {"kernel": "triton"})
+    config = config_of(config, kernel="triton")
     p = problem(6, 8, 130, samples=config.samples, sharpness=size, seed=22)
     check(p, config, torch.float32)
 
@@ -200,7 +200,7 @@ def test_a_label_out_of_range_makes_its_own_row_nan(label):
 @pytest.mark.parametrize("kernel", MODULES)
 @pytest.mark.parametrize("settings", [{}, {"estimator": "exact"}, {"objective": "dft"}, {"objective": "sft"}], ids=str)
 def test_nan_logits_make_their_own_row_nan(settings, kernel):
-    logits, labels, config = torch.randn(2, 300), torch.tensor([7, 3]), OTRConfig(**{"samples": 16} | settings)
+    logits, labels, config = torch.randn(2, 300), torch.tensor([7, 3]), config_of(settings, 16)
     logits[0] = torch.nan
     uniforms = torch.rand(2, 16) if config.draws else None
     row_metrics, gradient = run_kernel(kernel, logits, labels, uniforms, config, 300)

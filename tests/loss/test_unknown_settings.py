@@ -3,11 +3,11 @@
 import pytest
 import torch
 
-from otr_plugin import OTRConfig, otr_loss
+from otr_plugin import otr_loss
 from otr_plugin.loss import dispatch, torch_kernel
 from otr_plugin.loss.reference import otr_loss_on_logits
 
-from .problems import problem
+from .problems import config_of, problem
 
 UNKNOWN = {
     "objective": "objective 'new' is not implemented; implemented are 'otr', 'dft', 'sft'",
@@ -19,7 +19,7 @@ VOCABULARY = 100
 
 def unknown(setting, **settings):
     """A config as it would be if OTRConfig allowed this value: model_copy does not validate."""
-    return OTRConfig(samples=4, **settings).model_copy(update={setting: "new"})
+    return config_of(settings, 4).model_copy(update={setting: "new"})
 
 
 def run_reference(config):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 from axolotl.integrations.base import BasePlugin
@@ -9,34 +10,15 @@ from axolotl.utils.logging import get_logger
 from pydantic import BaseModel, Field, model_validator
 
 from otr_plugin.config import OTRConfig
-from otr_plugin.hosts.recipes import SETTINGS_KEY, conflicts, names_otr, refuse_conflicts, untried_version
-from otr_plugin.hosts.transformers.adapter import attach_and_connect
+from otr_plugin.hosts.axolotl.recipe import HOST
+from otr_plugin.hosts.mentions import SETTINGS_KEY, is_plugin_name
+from otr_plugin.hosts.mistakes import is_dotted_setting
+from otr_plugin.hosts.recipe_text import RecipeText
+from otr_plugin.hosts.recipes import named_plugins, read_recipe, untried_version
+from otr_plugin.hosts.transformers.adapter import attach_and_connect, require_kernel
 
 LOG = get_logger("axolotl.otr")  # Axolotl shows only its own loggers' messages
 TRIED = ("0.19.0",)
-
-# Keys with which Axolotl computes another loss, and the fix for each.
-OTHER_LOSSES = {
-    "liger_fused_linear_cross_entropy": "set it to false; Liger's norm, rope and SwiGLU kernels can stay",
-    "liger_cross_entropy": "set it to false; Liger's norm, rope and SwiGLU kernels can stay",
-    "liger_use_token_scaling": "set it to false; `otr: {objective: dft}` weights tokens the same way",
-    "cut_cross_entropy": "set it to false, or remove its plugin; OTR does not hold whole logits either",
-    "chunked_cross_entropy": "set it to false; OTR does not hold whole logits either",
-    "use_eaft": "set it to false",
-    "kd_trainer": "remove it: distillation has a loss of its own",
-    "orpo_alpha": "remove it: ORPO has a loss of its own",
-    "rl": "remove it: preference and RL trainers have losses of their own",
-    "reward_model": "set it to false: a reward model has a loss of its own",
-    "process_reward_model": "set it to false: a reward model has a loss of its own",
-    "label_smoothing_factor": "set it to 0: with label smoothing the trainer computes the loss",
-    "trainer_cls": "remove it: a custom trainer may compute its own loss",
-    "unsloth_cross_entropy_loss": "set it to false",
-}
-# Plugins with which Axolotl computes another loss: the key that switches that loss off, if there is one, and the fix.
-OTHER_LOSS_PLUGINS = {
-    "CutCrossEntropyPlugin": ("cut_cross_entropy", "remove the plugin, or set cut_cross_entropy: false"),
-    "DiffusionPlugin": (None, "remove the plugin: diffusion has a loss of its own"),
-}
 
 
 class OTRArgs(BaseModel):
@@ -47,20 +29,13 @@ class OTRArgs(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def check(cls, recipe: Any) -> Any:
-        if not names_otr(recipe):
+        if not any(map(loads_otr, named_plugins(recipe))):
             return recipe  # Axolotl also validates with the plugins of earlier recipes in the same process
-        prefix = f"{SETTINGS_KEY}."
-        dotted = [key for key in recipe if isinstance(key, str) and key.startswith(prefix)]
-        if dotted:  # a sweep over `otr.samples: [16, 256]` writes such a key, which Axolotl would drop as unknown
-            settings = dict(recipe.get(SETTINGS_KEY) or {}) | {key.removeprefix(prefix): recipe[key] for key in dotted}
-            recipe = {key: value for key, value in recipe.items() if key not in dotted} | {SETTINGS_KEY: settings}
-        problems = conflicts(recipe, OTHER_LOSSES)
-        for name in recipe.get("plugins") or []:
-            key, fix = OTHER_LOSS_PLUGINS.get(name.rsplit(".", 1)[-1], (None, None))
-            if fix and (key is None or recipe.get(key) is None):
-                problems.append(f"`{name}` in plugins: {fix}")
-        refuse_conflicts(problems)
-        return recipe
+        config = read_recipe(HOST, recipe, RecipeText.read(recipe.get("axolotl_config_path")), is_otr=loads_otr)
+        assert config is not None
+        require_kernel(config)
+        recipe = {key: value for key, value in recipe.items() if not is_dotted_setting(str(key), HOST)}
+        return recipe | {SETTINGS_KEY: config}
 
 
 class OTRPlugin(BasePlugin):
@@ -68,10 +43,21 @@ class OTRPlugin(BasePlugin):
         return f"{OTRArgs.__module__}.{OTRArgs.__qualname__}"
 
     def register(self, cfg: Any) -> None:
-        if warning := untried_version("axolotl", TRIED):
+        if any(map(loads_otr, named_plugins(cfg))) and (warning := untried_version("axolotl", TRIED)):
             LOG.warning(warning)
 
     def add_callbacks_post_trainer(self, cfg: Any, trainer: Any) -> list[Any]:
-        settings = cfg.otr.to_dict() if cfg.otr else {}
-        LOG.info(attach_and_connect(trainer, OTRConfig(**settings)).describe())
+        # Axolotl keeps the plugins of earlier recipes in the same process registered, and calls them for this one too.
+        if any(map(loads_otr, named_plugins(cfg))):
+            settings = cfg.otr.to_dict() if cfg.otr else {}
+            LOG.info(attach_and_connect(trainer, OTRConfig(**settings)).describe())
         return []  # attach_and_connect has added the callback already
+
+
+def loads_otr(name: Any) -> bool:
+    """Whether a name under `plugins:` has loaded this plugin, or a subclass of it."""
+    if is_plugin_name(name):
+        return True
+    module, _, attribute = name.rpartition(".") if isinstance(name, str) else ("", "", "")
+    loaded = getattr(sys.modules.get(module), attribute, None)
+    return isinstance(loaded, type) and issubclass(loaded, OTRPlugin)

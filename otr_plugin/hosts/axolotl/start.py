@@ -1,16 +1,27 @@
 """Patches Axolotl when a process imports it.
 
-The patches add the short name `otr`, options such as `--otr.samples 16`, and an error for settings of OTR in a recipe
-that does not name the plugin.
+The patches add the short name `otr` and options such as `--otr.samples 16`, and refuse recipes in which OTR would be
+misread: the command itself does so before it starts a launcher, and every process that loads a recipe does it again.
 """
 
 from __future__ import annotations
 
+import functools
+import sys
+from collections.abc import Callable, Mapping
+from importlib import import_module
 from types import ModuleType
 from typing import Any
 
+from otr_plugin.hosts.axolotl.recipe import HOST
+from otr_plugin.hosts.mentions import is_plugin_name, mentions_otr
+from otr_plugin.hosts.mistakes import problems_in_arguments, problems_in_environment, problems_in_text, runs_as
 from otr_plugin.hosts.patching import replace
-from otr_plugin.hosts.recipes import PLUGIN_NAMES, SETTINGS_KEY, named_plugins, names_otr, unread_settings
+from otr_plugin.hosts.recipe_text import RecipeText, value_of
+from otr_plugin.hosts.recipes import RecipeError, named_plugins, read_recipe, refuse
+
+# `--otr.samples 16`; Axolotl writes it as `--otr__samples=16` for the processes that it starts.
+OPTIONS = r"--otr(\.|__)[a-z_-]+"
 
 
 def patch_load_plugin(module: ModuleType) -> None:
@@ -20,7 +31,7 @@ def patch_load_plugin(module: ModuleType) -> None:
         return
 
     def load_plugin(plugin_name: str) -> Any:
-        if plugin_name not in PLUGIN_NAMES:
+        if not is_plugin_name(plugin_name):
             return original(plugin_name)
         from otr_plugin import OTRPlugin  # raises RuntimeError, as Axolotl logs an ImportError and trains without OTR
 
@@ -42,23 +53,117 @@ def patch_cli_options(module: ModuleType) -> None:
         replace(module, "AXOLOTL_CONFIG_CLI_OPTIONS", original + options, "options such as --otr.samples 16")
 
 
+def patch_commands(module: ModuleType) -> None:
+    """Refuses a wrong recipe in Axolotl's command itself, before it starts other processes, and without a traceback."""
+    original = getattr(module, "filter_none_kwargs", None)  # decorates every command that takes a recipe
+    if original is None:  # the processes that load the recipe refuse it
+        return
+
+    def filter_none_kwargs(command: Callable[..., Any]) -> Callable[..., Any]:
+        filtered = original(command)
+
+        @functools.wraps(filtered)
+        def check_and_run(*args: Any, **options: Any) -> Any:
+            try:
+                check_command(options)
+            except RecipeError as error:
+                raise import_module("click").ClickException(str(error)) from None
+            return filtered(*args, **options)
+
+        return check_and_run
+
+    replace(module, "filter_none_kwargs", filter_none_kwargs, "refuses wrong recipes before a process is started")
+
+
+def check_command(options: Mapping[str, Any]) -> None:
+    """Raise RecipeError for a recipe or options in which OTR would be misread. Imports nothing that they name."""
+    refuse(problems_in_arguments(sys.argv[1:], OPTIONS))
+    text = RecipeText.read(options.get("config"))
+    if options.get("sweep"):
+        sweep = RecipeText.read(options["sweep"])
+        refuse(_problems_in_sweep(sweep, text))
+    recipe = value_of(text.root) if text.root is not None else None
+    if not isinstance(recipe, dict):
+        refuse([*problems_in_text(text, HOST), *problems_in_environment(HOST)])
+        return
+    settings = {
+        name.removeprefix("otr__"): value
+        for name, value in options.items()
+        if name.startswith("otr__") and value is not None
+    }
+    if not any(map(is_plugin_name, named_plugins(recipe))) and any(map(mentions_otr, named_plugins(recipe))):
+        return  # a class by another name: only loading it can tell whether it is this plugin
+    read_recipe(HOST, recipe, text, overrides=settings)
+
+
+def _problems_in_sweep(sweep: RecipeText, text: RecipeText) -> list[str]:
+    """A sweep replaces whole keys of the recipe: over `otr` it would drop the recipe's other settings."""
+    problems = problems_in_text(sweep, HOST)
+    block = sweep.line_of("otr")
+    if block is not None and text.line_of("otr") is not None:
+        problems.append(
+            f"{sweep.place(block)}: a sweep over `otr` replaces the block `otr:` of {text.name}: sweep over single "
+            "settings, as in `otr.samples: [16, 256]`"
+        )
+    return problems
+
+
 def patch_prepare_plugins(module: ModuleType) -> None:
-    """Raises for settings without the plugin. Axolotl drops unknown keys, and would train plain SFT."""
+    """Refuses recipes in which OTR would be misread: Axolotl drops unknown keys, and plugins that it cannot import."""
     original = getattr(module, "prepare_plugins", None)
     if original is None:
         return
 
     def prepare_plugins(cfg: Any) -> None:
+        if runs_as("axolotl"):
+            refuse(problems_in_arguments(sys.argv[1:], OPTIONS))
+        text = RecipeText.read(cfg.get("axolotl_config_path"))
+        names = named_plugins(cfg)
+        refuse(problems_in_text(text, HOST, _may_be_otr))
+        if isinstance(cfg.get("plugins"), str) and any(map(_may_be_otr, names)):
+            cfg["plugins"] = names  # Axolotl would take a string apart into letters
         original(cfg)
-        settings = [key for key in cfg if key == SETTINGS_KEY or str(key).startswith(f"{SETTINGS_KEY}.")]
-        if settings and not names_otr(cfg):
-            raise ValueError(unread_settings(settings[0], named_plugins(cfg)))
+        _require_loaded(names, text)
+        read_recipe(HOST, cfg, text, is_otr=_loaded_otr)
 
-    replace(module, "prepare_plugins", prepare_plugins, "an error for settings of OTR without the plugin")
+    replace(module, "prepare_plugins", prepare_plugins, "an error for recipes in which OTR would be misread")
+
+
+def _may_be_otr(name: Any) -> bool:
+    """Whether the name is this plugin's, or the class's by another path in this package, which is imported."""
+    if is_plugin_name(name):
+        return True
+    if not isinstance(name, str) or not name.startswith("otr_plugin."):
+        return False
+    module, _, attribute = name.rpartition(".")
+    try:
+        return isinstance(getattr(import_module(module), attribute), type) and attribute == "OTRPlugin"
+    except (ImportError, AttributeError):
+        return False
+
+
+def _loaded_otr(name: Any) -> bool:
+    adapter = sys.modules.get("otr_plugin.hosts.axolotl.adapter")
+    return is_plugin_name(name) or (adapter is not None and adapter.loads_otr(name))
+
+
+def _require_loaded(names: list[Any], text: RecipeText) -> None:
+    """Axolotl logs that a plugin cannot be imported, and trains without it."""
+    from axolotl.integrations.base import PluginManager
+
+    loaded = PluginManager.get_instance().plugins
+    refuse(
+        [
+            f"{text.place(text.line_of('plugins'))}: `{name}` under `plugins:` could not be loaded: write `otr`"
+            for name in names
+            if mentions_otr(name) and name not in loaded
+        ]
+    )
 
 
 PATCHES = {
     "axolotl.integrations.base": patch_load_plugin,
     "axolotl.cli.config_options": patch_cli_options,
+    "axolotl.cli.utils.args": patch_commands,
     "axolotl.cli.config": patch_prepare_plugins,
 }

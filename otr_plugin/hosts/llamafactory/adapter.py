@@ -13,26 +13,19 @@ from importlib.metadata import version
 from types import ModuleType
 from typing import Any
 
+from otr_plugin.hosts.llamafactory.recipe import HOST, STAGES, recipe_text
+from otr_plugin.hosts.mentions import SETTINGS_KEY
+from otr_plugin.hosts.mistakes import problems_in_arguments, problems_in_environment
 from otr_plugin.hosts.patching import is_marked, marked, replace
-from otr_plugin.hosts.recipes import SETTINGS_KEY, conflicts, read_settings, refuse_conflicts, untried_version
-from otr_plugin.hosts.transformers.adapter import attach_and_connect
+from otr_plugin.hosts.recipes import read_recipe, refuse, untried_version
+from otr_plugin.hosts.transformers.adapter import attach_and_connect, require_kernel
 
 TRIED = ("0.9.5",)
-TRAINERS = {
+TRAINERS = {  # of each of STAGES
     "sft": ("llamafactory.train.sft.trainer", "CustomSeq2SeqTrainer"),
     "pt": ("llamafactory.train.pt.trainer", "CustomTrainer"),
 }
-# Keys with which LLaMA-Factory computes another loss, and the fix for each.
-OTHER_LOSSES = {
-    "use_dft_loss": "set it to false; `otr: {objective: dft}` is that loss, without whole logits",
-    "use_eaft_loss": "set it to false",
-    "use_asft_loss": "set it to false",
-    "use_unsloth": "set it to false: Unsloth's forward computes the loss without calling the model's head",
-    "use_mca": "set it to false: Megatron's trainer computes the loss",
-    "use_hyper_parallel": "set it to false: its trainer computes the loss",
-    "use_kt": "set it to false: OTR has not been tested with KTransformers' trainer",
-    "label_smoothing_factor": "set it to 0: with label smoothing the trainer computes the loss",
-}
+assert tuple(TRAINERS) == STAGES
 
 
 def patch_parser(parser_module: ModuleType) -> None:
@@ -43,12 +36,16 @@ def patch_parser(parser_module: ModuleType) -> None:
 
     @functools.wraps(original)
     def parse_args(parser: Any, args: Any = None, allow_extra_keys: bool = False) -> Any:
+        text = recipe_text(args)
         args = read_args(args)
-        if not isinstance(args, dict) or not ({"plugins", SETTINGS_KEY} & args.keys()):
+        if not isinstance(args, dict):
+            refuse([*problems_in_arguments(args), *problems_in_environment(HOST)])
             return original(parser, args, allow_extra_keys)
-        recipe = dict(args)
-        config = read_settings("LLaMA-Factory", recipe.pop("plugins", None), recipe.pop(SETTINGS_KEY, None))
-        _refuse_other_losses(recipe)
+        config = read_recipe(HOST, args, text)
+        if config is None:
+            return original(parser, args, allow_extra_keys)
+        require_kernel(config)
+        recipe = {key: value for key, value in args.items() if key not in ("plugins", SETTINGS_KEY)}
         parsed = original(parser, recipe, allow_extra_keys)
         for part in parsed:
             if type(part).__name__ == "FinetuningArguments":
@@ -78,14 +75,6 @@ def patch_liger(liger_module: ModuleType) -> None:
         return original(config, model_args, is_trainable, require_logits or hasattr(model_args, SETTINGS_KEY))
 
     replace(liger_module, "apply_liger_kernel", apply_liger_kernel, "leaves Liger's fused loss out of runs with OTR")
-
-
-def _refuse_other_losses(recipe: dict[str, Any]) -> None:
-    problems = conflicts(recipe, OTHER_LOSSES)
-    stage = recipe.get("stage", "sft")
-    if stage not in TRAINERS:
-        problems.append(f"`stage: {stage}`: set it to sft or pt; the others have losses of their own")
-    refuse_conflicts(problems)
 
 
 def _require_patched_trainer(stage: str) -> None:

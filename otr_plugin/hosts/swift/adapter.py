@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import os
 import sys
 from importlib import import_module
 from importlib.metadata import version
@@ -22,22 +23,22 @@ from swift.metrics import MeanMetric
 from swift.template import Template
 from swift.utils import get_logger
 
-from otr_plugin.config import OTRConfig
 from otr_plugin.hosts.patching import is_marked, marked, replace, trace
+from otr_plugin.hosts.recipe_text import RecipeText
 from otr_plugin.hosts.recipes import conflicts, refuse_conflicts, untried_version
-from otr_plugin.hosts.swift.start import IN_MEGATRON, LOSS_TYPE, VARIABLE, asks_for_otr, variables
-from otr_plugin.hosts.transformers.adapter import attach_and_connect
+from otr_plugin.hosts.swift.recipe import (
+    CONFIG_FILE,
+    IN_MEGATRON,
+    LOSS_TYPE,
+    OTHER_LOSSES,
+    read_recipe,
+    settings,
+)
+from otr_plugin.hosts.transformers.adapter import attach_and_connect, require_kernel
 from otr_plugin.metrics import TOKEN_COUNT
 
 TRIED = ("4.6.0",)
 ATTACH = "otr_attach"  # the name of AttachCallback among swift's callbacks
-# Keys with which swift computes another loss, and the fix for each.
-OTHER_LOSSES = {
-    "rlhf_type": "run `swift sft`; preference and RL trainers have losses of their own",
-    "enable_dft_loss": "set it to false; `OTR_OBJECTIVE: dft` is that loss, without whole logits",
-    "enable_channel_loss": "set it to false: it takes every token's loss from whole logits",
-    "label_smoothing_factor": "set it to 0: with label smoothing the trainer computes the loss",
-}
 
 
 def add_loss_type() -> None:
@@ -70,33 +71,14 @@ def patch_trainer_factory(factory_module: ModuleType) -> None:
     trace(f"{__name__} added {LOSS_TYPE!r} to swift.loss.loss_map and {ATTACH!r} to swift.callbacks.callbacks_map")
 
 
-def settings() -> OTRConfig:
-    """OTR's settings in the environment. Swift turns values under ENV into text: null becomes "None"."""
-    found = {_setting(name): value for name, value in variables().items()}
-    try:
-        return OTRConfig(**{key: None if value in ("None", "null", "") else value for key, value in found.items()})
-    except ValueError as error:
-        raise ValueError(
-            f"otr: a setting is a variable under `ENV:` or in the shell, {VARIABLE} and the setting's name in "
-            f"capitals: {error}"
-        ) from None
-
-
-def _setting(variable: str) -> str:
-    return variable.upper().removeprefix(VARIABLE).lower()
-
-
 def check(args: Any) -> None:
-    """Refuse a recipe that has OTR's settings without its loss, or its loss beside another one."""
-    if not asks_for_otr(args):
-        unread = [name for name in sorted(variables()) if _setting(name) in OTRConfig.model_fields]
-        if unread:
-            raise ValueError(
-                f"otr: {', '.join(unread)} under `ENV:` or in the shell, but `loss_type: {args.loss_type}`: the run "
-                "would train without OTR. Add `loss_type: otr`, or remove the setting."
-            )
+    """Refuse a recipe in which OTR would be misread, or that has its loss beside another one."""
+    text = RecipeText.read(os.environ.get(CONFIG_FILE))
+    config = read_recipe(getattr(args, "loss_type", None), text, os.environ)
+    if config is None:
         return
-    problems = conflicts(vars(args), OTHER_LOSSES)
+    require_kernel(config)
+    problems = conflicts(vars(args), OTHER_LOSSES, text)
     weighs = args.is_binary_loss_scale is None and not get_loss_scale(args.loss_scale).is_binary_loss_scale
     for key, wrong, fix in (
         ("task_type", args.task_type != "causal_lm", "set it to causal_lm: the others have losses of their own"),
@@ -116,7 +98,6 @@ def check(args: Any) -> None:
         if wrong:
             problems.append(f"`{key}: {getattr(args, key)}`: {fix}")
     refuse_conflicts(problems, "`loss_type: otr`")
-    settings()
 
 
 class OTRLoss(BaseLoss):
@@ -149,7 +130,7 @@ class AttachCallback(TrainerCallback):
         trainer.compute_loss_func = None  # so that the trainer leaves the labels to the model
         if warning := untried_version("ms-swift", TRIED):
             log.warning(warning)
-        handle = attach_and_connect(trainer, settings())
+        handle = attach_and_connect(trainer, settings(os.environ))
         handle.transform_output = self.transform_output
         if trainer.args.acc_strategy == "token":
             for metrics in trainer.custom_metrics.values():

@@ -10,12 +10,11 @@ import os
 from types import ModuleType
 from typing import Any
 
+from otr_plugin.hosts.mentions import begins_with_otr
 from otr_plugin.hosts.patching import adapter, or_else, replace
-
-LOSS_TYPE = "otr"
-VARIABLE = "OTR_"  # before the name of a setting, in capitals
-NOT_A_SETTING = ("OTR_PLUGIN_AUTOLOAD", "OTR_PLUGIN_TRACE")
-IN_MEGATRON = "otr: Megatron's trainer computes its own loss, and the run would not train with OTR: run `swift sft`."
+from otr_plugin.hosts.recipe_text import RecipeText, value_of
+from otr_plugin.hosts.recipes import RecipeError
+from otr_plugin.hosts.swift.recipe import BLOCK, IN_MEGATRON, LOSS_TYPE, read_recipe
 
 
 def asks_for_otr(args: Any) -> bool:
@@ -23,9 +22,32 @@ def asks_for_otr(args: Any) -> bool:
     return LOSS_TYPE in ([loss_type] if isinstance(loss_type, str) else loss_type)
 
 
-def variables() -> dict[str, str]:
-    """Every variable of the environment that may be meant as a setting of OTR."""
-    return {k: v for k, v in os.environ.items() if k.upper().split("_")[0] == "OTR" and k not in NOT_A_SETTING}
+def patch_command(module: ModuleType) -> None:
+    """Refuses a wrong recipe in swift's command itself, before it starts another process, and without a traceback."""
+    original = getattr(module, "parse_yaml_args", None)
+    if original is None:  # the process that trains refuses it
+        return
+
+    @functools.wraps(original)
+    def parse_yaml_args(argv: list[str]) -> Any:
+        if argv and argv[0].endswith((".yaml", ".yml", ".json")):
+            check_file(argv[0])
+        return original(argv)
+
+    replace(module, "parse_yaml_args", parse_yaml_args, "refuses wrong recipes before a process is started")
+
+
+def check_file(path: str) -> None:
+    """End the process with a message if OTR would be misread in a recipe."""
+    text = RecipeText.read(path)
+    recipe = value_of(text.root) if text.root is not None else {}
+    recipe = recipe if isinstance(recipe, dict) else {}
+    block = recipe.get(BLOCK)
+    in_file = {str(key): str(value) for key, value in block.items()} if isinstance(block, dict) else {}
+    try:
+        read_recipe(recipe.get("loss_type"), text, in_file | os.environ)
+    except RecipeError as error:
+        raise SystemExit(str(error)) from None
 
 
 def _refuse_recipes(module: ModuleType, error: Exception) -> None:
@@ -60,7 +82,7 @@ def patch_megatron(module: ModuleType) -> None:
 
     @functools.wraps(original)
     def post_init(self: Any) -> None:
-        if asks_for_otr(self) or variables():
+        if asks_for_otr(self) or any(map(begins_with_otr, os.environ)):
             raise ValueError(IN_MEGATRON)
         original(self)
 
@@ -68,6 +90,7 @@ def patch_megatron(module: ModuleType) -> None:
 
 
 PATCHES = {
+    "swift.cli.main": patch_command,
     "swift.trainers.trainer_factory": patch_trainer_factory,
     "swift.megatron.arguments.sft_args": patch_megatron,
 }

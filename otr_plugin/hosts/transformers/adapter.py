@@ -10,10 +10,12 @@ import functools
 from types import MethodType, ModuleType
 from typing import Any
 
+import torch
 from transformers import Trainer, TrainerCallback
 
 from otr_plugin.config import OTRConfig
 from otr_plugin.hosts.patching import is_marked, marked, replace
+from otr_plugin.loss.dispatch import why_not_triton
 from otr_plugin.model.attach import attach, attached_handle
 from otr_plugin.model.handle import HANDLE_ATTRIBUTE, Handle
 
@@ -78,6 +80,14 @@ def patch_trainer(trainer_module: ModuleType) -> None:
             self.accelerator.print(handle.describe())
 
     replace(trainer, "__init__", marked(init), "connects a Trainer to its model, if the model is attached")
+
+
+def require_kernel(config: OTRConfig) -> None:
+    """Raise for `kernel: triton` where Triton cannot run: when the recipe is read, before any weight is loaded."""
+    if config.kernel == "triton":
+        device = torch.device("cuda" if torch.cuda.is_available() else "xpu" if torch.xpu.is_available() else "cpu")
+        if reason := why_not_triton(device, torch.float32):
+            raise ValueError(f"otr: `kernel: triton` cannot be used: {reason}. Set `kernel: auto`, or remove it.")
 
 
 def _refuse_own_loss(trainer: Trainer) -> None:

@@ -7,9 +7,12 @@ loss without calling the model's head, so it is left out, and OTR fills in the o
 
 from __future__ import annotations
 
+import copy
+import copyreg
+import dataclasses
 import functools
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -21,29 +24,30 @@ from transformers.utils import ModelOutput
 
 from otr_plugin.autoload import patch_trainers
 from otr_plugin.config import OTRConfig
+from otr_plugin.hosts.mentions import SETTINGS_KEY
+from otr_plugin.hosts.mistakes import problems_in_arguments, problems_in_text
 from otr_plugin.hosts.patching import is_marked, marked, replace
 from otr_plugin.hosts.recipes import (
-    SETTINGS_KEY,
-    asks_for_otr,
+    RecipeError,
     conflicts,
-    read_settings,
+    names_otr,
+    read_recipe,
+    refuse,
     refuse_conflicts,
     untried_version,
 )
-from otr_plugin.hosts.transformers.adapter import attach_and_connect
-from otr_plugin.hosts.trl.start import recipe_in
+from otr_plugin.hosts.transformers.adapter import attach_and_connect, require_kernel
+from otr_plugin.hosts.trl.recipe import HOST, OPTIONS, OTHER_LOSSES, recipe_in, recipe_text, split_options
 from otr_plugin.metrics import TOKEN_COUNT
 from otr_plugin.model.attach import attached_handle
 from otr_plugin.model.handle import Call
 
 TRIED = ("1.9.0", "1.16.0")
-OPTION = f"--{SETTINGS_KEY}."
 # Functions with which TRL puts its own fused head into a model: from 1.16 on for every loss, before for chunked_nll.
 CHUNKED_HEAD = "_patch_chunked_ce_lm_head"
 FUSED_HEADS = ("add_fused_lm_head", CHUNKED_HEAD)
 # Arguments that SFTTrainer passes to the model's forward for its fused head or for Liger's.
 FUSED_HEAD_ARGUMENTS = ("fused_lm_head", "skip_logits", "return_token_accuracy", "use_token_scaling")
-OTHER_LOSSES = {"label_smoothing_factor": "set it to 0: with label smoothing the trainer computes the loss"}
 PLAIN_LOSSES = (None, "nll", "chunked_nll")  # cross entropy, computed by a head that OTR replaces
 
 
@@ -54,18 +58,22 @@ def patch_parser(parser_module: ModuleType) -> None:
 
     @functools.wraps(original_defaults)
     def set_defaults_with_config(self: Any, **recipe: Any) -> Any:
-        if asks_for_otr(recipe):
+        if SETTINGS_KEY in recipe or names_otr(recipe):
             recipe = {key: value for key, value in recipe.items() if key not in ("plugins", SETTINGS_KEY)}
         return original_defaults(self, **recipe)
 
     @functools.wraps(original_parse)
     def parse_args_and_config(self: Any, args: Any = None, *rest: Any, **options: Any) -> Any:
-        args, overrides = _overrides(list(sys.argv[1:] if args is None else args))
-        recipe = recipe_in(args)
-        parsed = original_parse(self, args, *rest, **options)
-        if asks_for_otr(recipe) or overrides:
-            _carry(read_settings("TRL", recipe.get("plugins"), recipe.get(SETTINGS_KEY), overrides), parsed)
-        return parsed
+        words = list(sys.argv[1:] if args is None else args)
+        refuse(problems_in_arguments(words, OPTIONS))
+        words, overrides = split_options(words)
+        recipe, text = recipe_in(words), recipe_text(words)
+        refuse(problems_in_text(text, HOST))
+        config = read_recipe(HOST, recipe, text, overrides=overrides) if isinstance(recipe, Mapping) else None
+        if config is not None:
+            require_kernel(config)
+        parsed = original_parse(self, words, *rest, **options)
+        return parsed if config is None else _carry(config, parsed)
 
     why = "the keys plugins and otr, which the parser does not know"
     replace(parser, "set_defaults_with_config", set_defaults_with_config, why)
@@ -115,31 +123,43 @@ def patch_trainer(trainer_module: ModuleType) -> None:
     replace(trainer, "__init__", marked(init), "attaches OTR if the recipe has its settings or the model is attached")
 
 
-def _overrides(args: list[str]) -> tuple[list[str], dict[str, Any]]:
-    """A command line without OTR's options, and these options: `--otr.samples 16` or `--otr.samples=16`."""
-    import yaml
-
-    rest, found = [], {}
-    words = iter(args)
-    for word in words:
-        if not word.startswith(OPTION):
-            rest.append(word)
-            continue
-        name, equals, value = word.removeprefix(OPTION).partition("=")
-        if not equals:
-            value = next(words, "")
-        found[name.replace("-", "_")] = yaml.safe_load(value)
-    return rest, found
-
-
-def _carry(config: OTRConfig, parsed: Any) -> None:
-    """Put the settings on the SFTConfig, as plain values, so that it can be saved and loaded without this package."""
-    args = next((part for part in parsed if type(part).__name__ == "SFTConfig"), None)
-    if args is None:
-        raise ValueError("otr: `plugins: [otr]` is for `trl sft`: TRL's other commands have losses of their own.")
-    refuse_conflicts(_other_losses(args))
-    setattr(args, SETTINGS_KEY, config.model_dump())
+def _carry(config: OTRConfig, parsed: Any) -> Any:
+    """The parsed arguments, with the settings on the SFTConfig."""
+    configs = [part for part in parsed if any(cls.__name__ == "SFTConfig" for cls in type(part).__mro__)]
+    if not configs:
+        raise RecipeError(["`plugins: [otr]` is for `trl sft`: TRL's other commands have losses of their own"])
+    for args in configs:
+        refuse_conflicts(_other_losses(args))
+        args.__class__ = _with_settings(type(args))  # type: ignore[arg-type] # mypy takes no class as hashable
+        setattr(args, SETTINGS_KEY, config.model_dump())
     patch_trainers("a TRL recipe")
+    return parsed
+
+
+@functools.cache
+def _with_settings(cls: type[Any]) -> type[Any]:
+    """The arguments' class with a field for the settings, so that `dataclasses.replace` copies them.
+
+    Pickled, an instance is one of the class itself, whose settings are a plain attribute: it can be loaded without this
+    package.
+    """
+
+    def reduce(self: Any) -> Any:
+        return copyreg.__newobj__, (cls,), self.__dict__  # type: ignore[attr-defined] # missing in typeshed
+
+    def copy_of(self: Any, *_: Any) -> Any:
+        copied = object.__new__(type(self))
+        copied.__dict__.update(self.__dict__)
+        return copied
+
+    def deep_copy_of(self: Any, memo: dict[int, Any]) -> Any:
+        copied = copy_of(self)
+        copied.__dict__.update(copy.deepcopy(self.__dict__, memo))
+        return copied
+
+    fields = [(SETTINGS_KEY, "dict | None", dataclasses.field(default=None, kw_only=True))]
+    methods = {"__reduce__": reduce, "__copy__": copy_of, "__deepcopy__": deep_copy_of}
+    return dataclasses.make_dataclass(cls.__name__, fields, bases=(cls,), namespace=methods, repr=False, eq=False)
 
 
 def _other_losses(args: Any) -> list[str]:

@@ -6,21 +6,12 @@ TRL has no plugins, so its patched parser reads `plugins:` and `otr:`, and its p
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from otr_plugin.hosts.patching import adapter, or_else, replace
 from otr_plugin.hosts.recipes import asks_for_otr
-
-
-def recipe_in(command_line: list[str]) -> Any:
-    """The recipe that `--config` names on a command line of TRL's; {} without one."""
-    if "--config" not in command_line[:-1]:
-        return {}
-    import yaml
-
-    return yaml.safe_load(Path(command_line[command_line.index("--config") + 1]).read_text()) or {}
+from otr_plugin.hosts.trl.recipe import recipe_in
 
 
 def _refuse_recipes(module: ModuleType, error: Exception) -> None:

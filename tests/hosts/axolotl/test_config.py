@@ -8,7 +8,9 @@ import pytest
 from axolotl.cli.config import load_cfg
 from axolotl.integrations.base import PluginManager, load_plugin
 
-from otr_plugin.hosts.axolotl.adapter import OTHER_LOSSES, OTRPlugin
+from otr_plugin import OTRConfig
+from otr_plugin.hosts.axolotl.adapter import OTRPlugin
+from otr_plugin.hosts.axolotl.recipe import OTHER_LOSSES
 
 pytestmark = pytest.mark.usefixtures("fresh_plugins")
 
@@ -23,7 +25,7 @@ def test_both_names_are_the_plugin(name):
 
 
 def test_defaults_need_no_block(axolotl):
-    assert load(axolotl).otr is None
+    assert load(axolotl).otr == OTRConfig().model_dump(exclude_none=True)
 
 
 def test_settings_arrive(axolotl):

@@ -1,0 +1,45 @@
+"""LLaMA-Factory's recipes: where their text is, and what conflicts with OTR. Imports neither torch nor the host."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+from otr_plugin.hosts.mistakes import Host
+from otr_plugin.hosts.recipe_text import RecipeText
+
+STAGES = ("sft", "pt")
+# Keys with which LLaMA-Factory computes another loss, and the fix for each.
+OTHER_LOSSES = {
+    "use_dft_loss": "set it to false; `otr: {objective: dft}` is that loss, without whole logits",
+    "use_eaft_loss": "set it to false",
+    "use_asft_loss": "set it to false",
+    "use_unsloth": "set it to false: Unsloth's forward computes the loss without calling the model's head",
+    "use_mca": "set it to false: Megatron's trainer computes the loss",
+    "use_hyper_parallel": "set it to false: its trainer computes the loss",
+    "use_kt": "set it to false: OTR has not been tested with KTransformers' trainer",
+    "label_smoothing_factor": "set it to 0: with label smoothing the trainer computes the loss",
+}
+
+
+def recipe_text(args: Any = None) -> RecipeText:
+    """The file that the command line names. Arguments that a program passes to the parser come from no file."""
+    named = sys.argv[1] if args is None and len(sys.argv) > 1 else ""
+    return RecipeText.read(named if named.endswith((".yaml", ".yml", ".json")) else None)
+
+
+def other_stages(recipe: Mapping[str, Any]) -> list[str]:
+    """A problem if the recipe's stage has a loss of its own."""
+    stage = recipe.get("stage", "sft")
+    if stage in STAGES:
+        return []
+    return [f"`stage: {stage}`: set it to sft or pt; the others have losses of their own"]
+
+
+HOST = Host(
+    "LLaMA-Factory",
+    OTHER_LOSSES,
+    own_keys=("temperature", "top_k", "top_p"),  # of generation
+    other_problems=other_stages,
+)

@@ -1,0 +1,160 @@
+"""ms-swift's recipes: `loss_type: otr`, and settings as variables under `ENV:` or in the shell.
+
+Imports neither torch nor ms-swift.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import yaml
+
+from otr_plugin.config import OTRConfig, SettingsError
+from otr_plugin.hosts.mentions import begins_with_otr, is_close_to, mentions_otr, nearest_setting
+from otr_plugin.hosts.mistakes import ENVIRONMENT, differing
+from otr_plugin.hosts.recipe_text import Entry, RecipeText, entries, kept, value_of
+from otr_plugin.hosts.recipes import RecipeError, refuse
+
+LOSS_TYPE = "otr"
+VARIABLE = "OTR_"  # before the name of a setting, in capitals
+VARIABLES = {f"{VARIABLE}{name.upper()}": name for name in OTRConfig.model_fields}
+CONFIG_FILE = "SWIFT_CONFIG_FILE"  # the variable in which swift's command names the recipe
+BLOCK = "ENV"  # of variables, in a recipe
+HOW_TO_ASK = (
+    f"in ms-swift, write `loss_type: otr`, and settings as variables below `{BLOCK}:`, such as `OTR_SAMPLES: 16`"
+)
+IN_MEGATRON = "otr: Megatron's trainer computes its own loss, and the run would not train with OTR: run `swift sft`."
+# Keys with which swift computes another loss, and the fix for each.
+OTHER_LOSSES = {
+    "rlhf_type": "run `swift sft`; preference and RL trainers have losses of their own",
+    "enable_dft_loss": "set it to false; `OTR_OBJECTIVE: dft` is that loss, without whole logits",
+    "enable_channel_loss": "set it to false: it takes every token's loss from whole logits",
+    "label_smoothing_factor": "set it to 0: with label smoothing the trainer computes the loss",
+}
+
+
+def read_recipe(loss_type: Any, text: RecipeText, environment: Mapping[str, str]) -> OTRConfig | None:
+    """The config that a recipe asks for; None for a recipe without OTR; a RecipeError for anything in between.
+
+    `environment` is the shell's, with what swift has added to it from the recipe's ENV.
+    """
+    problems = [*problems_in_text(text), *_misspelt(environment, text)]
+    names = [loss_type] if isinstance(loss_type, str) else list(loss_type or [])
+    wrong = [name for name in names if mentions_otr(name) and name != LOSS_TYPE]
+    if wrong and text.line_of("loss_type") is None:
+        problems.append(f"`loss_type: {wrong[0]}`: write `loss_type: otr`")
+    if LOSS_TYPE not in names:
+        unread = sorted(VARIABLES.keys() & environment.keys())
+        if unread and not wrong:
+            place = ", ".join(f"{_place(name, text)}: {name}" for name in unread)
+            problems.append(
+                f"{place}: but `loss_type: {loss_type}`, so the run would train without OTR: add `loss_type: otr`, or "
+                "remove the setting"
+            )
+        refuse(problems)
+        return None
+    refuse([*problems, *_overridden(environment, text)])
+    return settings(environment, text)
+
+
+def settings(environment: Mapping[str, str], text: RecipeText | None = None) -> OTRConfig:
+    """OTR's settings in the environment. Swift turns values under ENV into text."""
+    try:
+        return OTRConfig(**{name: environment[key] for key, name in VARIABLES.items() if key in environment})
+    except SettingsError as error:
+        raise RecipeError(
+            [
+                f"{_place(f'{VARIABLE}{name.upper()}', text)}: {problem}, as {VARIABLE}{name.upper()}"
+                for name, problem in error.problems.items()
+            ]
+        ) from None
+
+
+def problems_in_text(text: RecipeText) -> list[str]:
+    """What mentions OTR in the file and would not be read as a person reads it."""
+    if not isinstance(text.root, yaml.MappingNode):
+        found = [line for word, line in text.scalars(text.root) if mentions_otr(word)]
+        return [f"{text.place(line)}: the recipe should consist of keys and values: {HOW_TO_ASK}" for line in found[:1]]
+    top = text.top()
+    return [
+        *_duplicates(text, top),
+        *_stray_keys(text),
+        *_values(text, top),
+    ]
+
+
+def _duplicates(text: RecipeText, top: list[Entry]) -> list[str]:
+    blocks = [entry for entry in top if entry.key in (BLOCK, "loss_type")]
+    problems = []
+    if any(mentions_otr(word) for entry in blocks for word, _ in text.scalars(entry.value)):
+        for key in (BLOCK, "loss_type"):
+            found = [entry for entry in blocks if entry.key == key]
+            problems += differing(text, found) if found else []
+    for block in (entry for entry in blocks if entry.key == BLOCK):
+        inside = entries(block.value)
+        for key in dict.fromkeys(entry.key for entry in inside if begins_with_otr(entry.key)):
+            problems += differing(text, [entry for entry in inside if entry.key == key])
+    return problems
+
+
+def _stray_keys(text: RecipeText) -> list[str]:
+    """Keys that mention OTR and are not variables of ENV."""
+    problems = []
+    for entry in text.everywhere():
+        place = f"{text.place(entry.line)}: `{entry.key}:`"
+        if entry.around == (BLOCK,):
+            if begins_with_otr(entry.key) and entry.key not in VARIABLES:
+                problems.append(f"{place}: {_spelling(entry.key)}")
+        elif mentions_otr(entry.key) if entry.at_the_top else begins_with_otr(entry.key):
+            problems.append(f"{place}: {HOW_TO_ASK}")
+    return problems
+
+
+def _values(text: RecipeText, top: list[Entry]) -> list[str]:
+    """`plugins: [otr]`, as other hosts spell it, and other spellings of the loss."""
+    problems = []
+    for entry in top:
+        for word, line in text.scalars(entry.value):
+            if not mentions_otr(word):
+                continue
+            if is_close_to(entry.key, "losstype") and (entry.key != "loss_type" or word != LOSS_TYPE):
+                problems.append(f"{text.place(line)}: `{entry.key}: {word}`: write `loss_type: otr`")
+            elif is_close_to(entry.key, "plugins"):
+                problems.append(f"{text.place(line)}: `{entry.key}: {word}`: {HOW_TO_ASK}")
+    return problems
+
+
+def _misspelt(environment: Mapping[str, str], text: RecipeText) -> list[str]:
+    in_file = _variables_in(text)
+    return [
+        f"{ENVIRONMENT}: {name}: {_spelling(name)}"
+        for name in sorted(environment)
+        if begins_with_otr(name) and name not in VARIABLES and name not in in_file
+    ]
+
+
+def _overridden(environment: Mapping[str, str], text: RecipeText) -> list[str]:
+    """Variables that the shell sets to another value than the recipe. Swift keeps the shell's, with a warning."""
+    return [
+        f"{_place(name, text)}: {name} is {value!r} in the recipe and {environment[name]!r} in the shell: remove one"
+        for name, value in _variables_in(text).items()
+        if name in VARIABLES and name in environment and environment[name] != str(value)
+    ]
+
+
+def _variables_in(text: RecipeText) -> dict[str, Any]:
+    block = kept(text.top(), BLOCK)
+    value = value_of(block.value) if block else None
+    return {str(key): each for key, each in value.items()} if isinstance(value, dict) else {}
+
+
+def _spelling(name: str) -> str:
+    nearest = nearest_setting(name)
+    return f"write {VARIABLE}{nearest.upper()}" if nearest else f"the variables are {', '.join(VARIABLES)}"
+
+
+def _place(name: str, text: RecipeText | None) -> str:
+    if text is None or name not in _variables_in(text):
+        return ENVIRONMENT
+    return text.place(text.line_of(BLOCK, name))

@@ -1,0 +1,53 @@
+"""TRL's recipes: where they are on a command line, and what conflicts with OTR. Imports neither torch nor TRL."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from otr_plugin.hosts.mentions import SETTINGS_KEY
+from otr_plugin.hosts.mistakes import Host
+from otr_plugin.hosts.recipe_text import RecipeText
+
+OTHER_LOSSES = {"label_smoothing_factor": "set it to 0: with label smoothing the trainer computes the loss"}
+HOST = Host("TRL", OTHER_LOSSES)
+OPTION = f"--{SETTINGS_KEY}."
+OPTIONS = r"--otr\.[a-z_-]+"  # `--otr.samples 16`
+
+
+def recipe_path(command_line: Sequence[str]) -> Path | None:
+    """The file that `--config` names on a command line of TRL's."""
+    if "--config" not in command_line[:-1]:
+        return None
+    return Path(command_line[list(command_line).index("--config") + 1])
+
+
+def recipe_in(command_line: Sequence[str]) -> Any:
+    """The parsed recipe that `--config` names; {} without one. TRL reports a file that cannot be read or parsed."""
+    path = recipe_path(command_line)
+    try:
+        return {} if path is None else yaml.safe_load(path.read_text()) or {}
+    except (OSError, ValueError, yaml.YAMLError):
+        return {}
+
+
+def recipe_text(command_line: Sequence[str]) -> RecipeText:
+    return RecipeText.read(recipe_path(command_line))
+
+
+def split_options(command_line: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
+    """A command line without OTR's options, and these options: `--otr.samples 16` or `--otr.samples=16`."""
+    rest, found = [], {}
+    words = iter(command_line)
+    for word in words:
+        if not word.startswith(OPTION):
+            rest.append(word)
+            continue
+        name, equals, value = word.removeprefix(OPTION).partition("=")
+        if not equals:
+            value = next(words, "")
+        found[name.replace("-", "_")] = yaml.safe_load(value)
+    return rest, found
