@@ -17,6 +17,7 @@ from typing import Any
 
 import yaml
 
+from otr_plugin.config import OTRConfig
 from otr_plugin.hosts.mentions import (
     SETTINGS_KEY,
     begins_with_otr,
@@ -60,13 +61,18 @@ def problems_in_text(text: RecipeText, host: Host, is_otr: Callable[[Any], bool]
         if (entry := kept(top, key)) is not None
         for node in _nodes(entry.value)
     }
-    return [
+    problems = [
         *_duplicates(text, top),
         *_stray_keys(text, host, used),
         *_plugins(text, top, host, is_otr),
         *_selected_elsewhere(text, top),
         *_not_indented(text, top, host),
     ]
+    return in_order_of_lines(problems, text)
+
+
+def in_order_of_lines(problems: list[str], text: RecipeText) -> list[str]:
+    return sorted(problems, key=lambda problem: int(problem.removeprefix(f"{text.name}:").split(":")[0]))
 
 
 def _duplicates(text: RecipeText, top: list[Entry]) -> list[str]:
@@ -221,8 +227,12 @@ def advice(name: str) -> str:
 # The command line and the environment
 
 
-def problems_in_arguments(arguments: Sequence[str], allowed: str | None = None) -> list[str]:
-    """Options that mention OTR and do not match `allowed`, a regular expression; without it, no such option exists."""
+# `--otr.top-k 16`; Axolotl writes it as `--otr__top_k=16` for the processes that it starts.
+OPTIONS = rf"--otr(\.|__)({'|'.join(name.replace('_', '[_-]') for name in OTRConfig.model_fields)})"
+
+
+def problems_in_arguments(arguments: Sequence[str], allowed: str | None = OPTIONS) -> list[str]:
+    """Options that mention OTR and do not match `allowed`, a regular expression; with None, no such option exists."""
     problems = []
     for word, following in zip(arguments, [*arguments[1:], ""], strict=True):
         option = word.split("=", 1)[0]

@@ -20,9 +20,6 @@ from otr_plugin.hosts.patching import replace
 from otr_plugin.hosts.recipe_text import RecipeText, value_of
 from otr_plugin.hosts.recipes import RecipeError, named_plugins, read_recipe, refuse
 
-# `--otr.samples 16`; Axolotl writes it as `--otr__samples=16` for the processes that it starts.
-OPTIONS = r"--otr(\.|__)[a-z_-]+"
-
 
 def patch_load_plugin(module: ModuleType) -> None:
     """Makes `plugins: [otr]` load the plugin. Axolotl's load_plugin accepts only names such as module.Class."""
@@ -77,23 +74,29 @@ def patch_commands(module: ModuleType) -> None:
 
 def check_command(options: Mapping[str, Any]) -> None:
     """Raise RecipeError for a recipe or options in which OTR would be misread. Imports nothing that they name."""
-    refuse(problems_in_arguments(sys.argv[1:], OPTIONS))
+    refuse(problems_in_arguments(sys.argv[1:]))
     text = RecipeText.read(options.get("config"))
     if options.get("sweep"):
         sweep = RecipeText.read(options["sweep"])
         refuse(_problems_in_sweep(sweep, text))
+    refuse([*problems_in_text(text, HOST, _may_be_otr_unread), *problems_in_environment(HOST)])
     recipe = value_of(text.root) if text.root is not None else None
     if not isinstance(recipe, dict):
-        refuse([*problems_in_text(text, HOST), *problems_in_environment(HOST)])
         return
-    settings = {
-        name.removeprefix("otr__"): value
-        for name, value in options.items()
-        if name.startswith("otr__") and value is not None
-    }
-    if not any(map(is_plugin_name, named_plugins(recipe))) and any(map(mentions_otr, named_plugins(recipe))):
-        return  # a class by another name: only loading it can tell whether it is this plugin
+    names = named_plugins(recipe)
+    if any(map(mentions_otr, names)) and not any(map(is_plugin_name, names)):
+        return  # a class by another name: the processes that load it find out whether it is this plugin
+    prefix = "otr__"
+    settings = {name.removeprefix(prefix): value for name, value in options.items() if name.startswith(prefix)}
+    settings = {name: value for name, value in settings.items() if value is not None}
     read_recipe(HOST, recipe, text, overrides=settings)
+
+
+def _may_be_otr_unread(name: Any) -> bool:
+    """Whether the name may be this plugin's, by its spelling."""
+    return is_plugin_name(name) or (
+        isinstance(name, str) and name.startswith("otr_plugin.") and name.endswith(".OTRPlugin")
+    )
 
 
 def _problems_in_sweep(sweep: RecipeText, text: RecipeText) -> list[str]:
@@ -116,7 +119,7 @@ def patch_prepare_plugins(module: ModuleType) -> None:
 
     def prepare_plugins(cfg: Any) -> None:
         if runs_as("axolotl"):
-            refuse(problems_in_arguments(sys.argv[1:], OPTIONS))
+            refuse(problems_in_arguments(sys.argv[1:]))
         text = RecipeText.read(cfg.get("axolotl_config_path"))
         names = named_plugins(cfg)
         refuse(problems_in_text(text, HOST, _may_be_otr))

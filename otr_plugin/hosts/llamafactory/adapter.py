@@ -39,7 +39,7 @@ def patch_parser(parser_module: ModuleType) -> None:
         text = recipe_text(args)
         args = read_args(args)
         if not isinstance(args, dict):
-            refuse([*problems_in_arguments(args), *problems_in_environment(HOST)])
+            refuse([*problems_in_arguments(args, allowed=None), *problems_in_environment(HOST)])
             return original(parser, args, allow_extra_keys)
         config = read_recipe(HOST, args, text)
         if config is None:

@@ -12,7 +12,7 @@ import yaml
 
 from otr_plugin.config import OTRConfig, SettingsError
 from otr_plugin.hosts.mentions import begins_with_otr, is_close_to, mentions_otr, nearest_setting
-from otr_plugin.hosts.mistakes import ENVIRONMENT, differing
+from otr_plugin.hosts.mistakes import ENVIRONMENT, differing, in_order_of_lines
 from otr_plugin.hosts.recipe_text import Entry, RecipeText, entries, kept, value_of
 from otr_plugin.hosts.recipes import RecipeError, refuse
 
@@ -77,11 +77,7 @@ def problems_in_text(text: RecipeText) -> list[str]:
         found = [line for word, line in text.scalars(text.root) if mentions_otr(word)]
         return [f"{text.place(line)}: the recipe should consist of keys and values: {HOW_TO_ASK}" for line in found[:1]]
     top = text.top()
-    return [
-        *_duplicates(text, top),
-        *_stray_keys(text),
-        *_values(text, top),
-    ]
+    return in_order_of_lines([*_duplicates(text, top), *_stray_keys(text), *_values(text, top)], text)
 
 
 def _duplicates(text: RecipeText, top: list[Entry]) -> list[str]:

@@ -37,7 +37,7 @@ from otr_plugin.hosts.recipes import (
     untried_version,
 )
 from otr_plugin.hosts.transformers.adapter import attach_and_connect, require_kernel
-from otr_plugin.hosts.trl.recipe import HOST, OPTIONS, OTHER_LOSSES, recipe_in, recipe_text, split_options
+from otr_plugin.hosts.trl.recipe import HOST, OTHER_LOSSES, recipe_in, recipe_text, split_options
 from otr_plugin.metrics import TOKEN_COUNT
 from otr_plugin.model.attach import attached_handle
 from otr_plugin.model.handle import Call
@@ -65,7 +65,7 @@ def patch_parser(parser_module: ModuleType) -> None:
     @functools.wraps(original_parse)
     def parse_args_and_config(self: Any, args: Any = None, *rest: Any, **options: Any) -> Any:
         words = list(sys.argv[1:] if args is None else args)
-        refuse(problems_in_arguments(words, OPTIONS))
+        refuse(problems_in_arguments(words))
         words, overrides = split_options(words)
         recipe, text = recipe_in(words), recipe_text(words)
         refuse(problems_in_text(text, HOST))

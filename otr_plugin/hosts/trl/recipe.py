@@ -15,7 +15,6 @@ from otr_plugin.hosts.recipe_text import RecipeText
 OTHER_LOSSES = {"label_smoothing_factor": "set it to 0: with label smoothing the trainer computes the loss"}
 HOST = Host("TRL", OTHER_LOSSES)
 OPTION = f"--{SETTINGS_KEY}."
-OPTIONS = r"--otr\.[a-z_-]+"  # `--otr.samples 16`
 
 
 def recipe_path(command_line: Sequence[str]) -> Path | None:
