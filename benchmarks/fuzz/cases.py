@@ -26,18 +26,19 @@ class Plain:
 
 @dataclass(frozen=True)
 class Refusal:
-    """What an error has to name: the words, and the lines of the recipe."""
+    """What an error has to name: the words, and for each pair of the recipe that is wrong, one of its lines."""
 
     words: tuple[Word, ...]
-    lines: tuple[int, ...] = ()
+    lines: tuple[range, ...] = ()
 
     def problem_in(self, message: str) -> str | None:
         for word in self.words:
             if not any(alternative in message for alternative in ((word,) if isinstance(word, str) else word)):
                 return f"the message does not name {word!r}"
-        for line in self.lines:
-            if not re.search(rf"(?:lines? |:|and |, ){line}(?!\d)", message):
-                return f"the message does not name line {line}"
+        named = {int(number) for number in re.findall(r"(?:lines? |\w:|and |, )(\d+)", message)}
+        for lines in self.lines:
+            if not named & set(lines):
+                return "the message does not name the line"
         return None
 
 

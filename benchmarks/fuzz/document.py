@@ -1,4 +1,4 @@
-"""A YAML document as a tree, which is written in any of YAML's styles; every pair keeps the line that its key stands on.
+"""A YAML document as a tree, which is written in any of YAML's styles; every pair keeps the lines that it stands on.
 
 The writer is the generator's own, and not PyYAML's: a recipe by a person has comments, anchors, odd indentation, and
 mistakes that no YAML library would write.
@@ -75,6 +75,7 @@ class Pair:
     above: list[str] = field(default_factory=list)  # lines of comment above the key, or empty lines
     raw: list[str] | None = None
     line: int = 0  # the line that the key stands on, from 1; set by `write`
+    last_line: int = 0  # the last line of its value
 
 
 @dataclass
@@ -150,6 +151,7 @@ class _Writer:
             if pair.raw is not None:
                 pair.line = self.line
                 self.put("".join(f"{line}\n" for line in pair.raw))
+                pair.last_line = self.line - 1
                 continue
             if not started:
                 self.put("".join(f"{margin}{line}".rstrip(" ") + "\n" for line in pair.above))
@@ -162,6 +164,7 @@ class _Writer:
             else:
                 self.put(f"{key}:")
             self.block_value(pair.value, indent, pair.comment, space=not (pair.explicit and not _is_block(pair.value)))
+            pair.last_line = self.line - 1
 
     def block_value(self, value: Node, indent: int, comment: str, space: bool = True) -> None:
         gap, note = " " if space else "", f"  # {comment}" if comment else ""
@@ -213,6 +216,7 @@ class _Writer:
                     pair.line = self.line
                     self.put(f"{_key(pair)}: ")
                     self.flow(pair.value, indent + self.layout.step)
+                    pair.last_line = self.line
                 self.put("}")
 
     # JSON
@@ -237,6 +241,7 @@ class _Writer:
                     pair.line = self.line
                     self.put(f"{margin}{json.dumps(pair.name)}: ")
                     self.json(pair.value, indent + self.layout.step)
+                    pair.last_line = self.line
                 self.put(f"\n{' ' * indent}}}" if value.pairs else "}")
 
 

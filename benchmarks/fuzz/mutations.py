@@ -544,7 +544,7 @@ WRONG: dict[str, tuple[Any, ...]] = {
     "nll_weight": (-0.1, 100.5, "auto", True, None, float("nan")),
     "top_k": (0, -1, 1.5, "all", False, [5]),
     "top_p": (0, 1.1, -0.5, "90%", None, True, float("nan")),
-    "baseline": ("Mean", "median", 0, None, True),
+    "baseline": ("Mean", "median", 0, True),
     "chunk_tokens": (0, -1, 2.5, "all", None, True, ["auto"]),
     "kernel": ("cuda", "Triton", None, 1, ""),
 }
@@ -585,9 +585,9 @@ WITHOUT_EFFECT: tuple[tuple[dict[str, Any], str], ...] = (
     ({"objective": "sft", "top_p": 0.5}, "top_p"),
     ({"objective": "dft", "baseline": "mean"}, "baseline"),
     ({"objective": "sft", "estimator": "exact"}, "estimator"),
-    ({"baseline": "mean", "samples": 1}, "baseline"),
-    ({"baseline": "mean", "top_k": 1}, "baseline"),
-    ({"baseline": "mean", "top_p": 0.05}, "baseline"),
+    ({"baseline": "mean", "samples": 1}, "samples"),
+    ({"baseline": "mean", "top_k": 1}, "top_k"),
+    ({"baseline": "mean", "top_p": 0.05}, "top_p"),
 )
 
 

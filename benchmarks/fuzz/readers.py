@@ -271,7 +271,10 @@ class Swift(Reader):
         if adapter is None or found.loss_type is None:
             return None
         loss = import_module("swift.loss").loss_map.get(found.loss_type)
-        return adapter.settings() if loss is adapter.OTRLoss else None
+        if loss is not adapter.OTRLoss:
+            return None
+        config: OTRConfig = adapter.settings(os.environ)
+        return config
 
     def settings(self, found: Any) -> dict[str, Any]:
         skipped = ("training_args", "model_info", "model_meta", "logging_dir", "output_dir", "run_name")
