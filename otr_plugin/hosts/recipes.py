@@ -80,6 +80,7 @@ def read_recipe(
     if not problems:
         wrong = (problem_with_plugin(name, host, is_otr) for name in names)
         problems += [f"{elsewhere}: {problem}" for problem in wrong if problem]
+    refuse(problems)  # before the rest, which they may have caused
     if not any(map(is_otr, names)):
         problems += _mentions_without_plugin(recipe, text, overrides, names, is_otr)
         refuse(problems)
@@ -92,7 +93,7 @@ def read_recipe(
             f"{text.place(text.line_of('plugins'))}: the recipe has {others} under `plugins:`, but the only plugin in "
             f"{host.name} is otr: remove them"
         )
-    refuse(problems)  # before the settings, whose block may be the problem
+    refuse(problems)
     config = _read_settings(host, recipe, text, overrides or {})
     problems = [*conflicts(recipe, host.other_losses, text), *host.other_problems(recipe)]
     refuse_conflicts(problems)

@@ -15,7 +15,7 @@ from typing import Any
 
 from otr_plugin.hosts.llamafactory.recipe import HOST, STAGES, recipe_text
 from otr_plugin.hosts.mentions import SETTINGS_KEY
-from otr_plugin.hosts.mistakes import problems_in_arguments, problems_in_environment
+from otr_plugin.hosts.mistakes import problems_in_arguments, problems_in_environment, problems_in_text
 from otr_plugin.hosts.patching import is_marked, marked, replace
 from otr_plugin.hosts.recipes import read_recipe, refuse, untried_version
 from otr_plugin.hosts.transformers.adapter import attach_and_connect, require_kernel
@@ -37,6 +37,7 @@ def patch_parser(parser_module: ModuleType) -> None:
     @functools.wraps(original)
     def parse_args(parser: Any, args: Any = None, allow_extra_keys: bool = False) -> Any:
         text = recipe_text(args)
+        refuse(problems_in_text(text, HOST))  # before the host parses it
         args = read_args(args)
         if not isinstance(args, dict):
             refuse([*problems_in_arguments(args, allowed=None), *problems_in_environment(HOST)])

@@ -12,7 +12,7 @@ import yaml
 
 from otr_plugin.config import OTRConfig, SettingsError
 from otr_plugin.hosts.mentions import begins_with_otr, is_close_to, mentions_otr, nearest_setting
-from otr_plugin.hosts.mistakes import ENVIRONMENT, differing, in_order_of_lines
+from otr_plugin.hosts.mistakes import COMMAND_LINE, ENVIRONMENT, differing, in_order_of_lines
 from otr_plugin.hosts.recipe_text import Entry, RecipeText, entries, kept, value_of
 from otr_plugin.hosts.recipes import RecipeError, refuse
 
@@ -45,6 +45,12 @@ def read_recipe(loss_type: Any, text: RecipeText, environment: Mapping[str, str]
     if wrong and text.line_of("loss_type") is None:
         problems.append(f"`loss_type: {wrong[0]}`: write `loss_type: otr`")
     if LOSS_TYPE not in names:
+        line = text.line_of("loss_type")
+        if any(word == LOSS_TYPE for word, _ in _loss_types_in(text)):
+            problems.append(
+                f"{text.place(line)}: `loss_type: otr`, but {COMMAND_LINE} replaced it by {loss_type!r}, so the run "
+                "would train without OTR: remove one"
+            )
         unread = sorted(VARIABLES.keys() & environment.keys())
         if unread and not wrong:
             place = ", ".join(f"{_place(name, text)}: {name}" for name in unread)
@@ -137,6 +143,11 @@ def _overridden(environment: Mapping[str, str], text: RecipeText) -> list[str]:
         for name, value in _variables_in(text).items()
         if name in VARIABLES and name in environment and environment[name] != str(value)
     ]
+
+
+def _loss_types_in(text: RecipeText) -> list[tuple[str, int]]:
+    entry = kept(text.top(), "loss_type")
+    return list(text.scalars(entry.value)) if entry else []
 
 
 def _variables_in(text: RecipeText) -> dict[str, Any]:

@@ -13,8 +13,8 @@ from typing import Any
 from otr_plugin.hosts.mentions import begins_with_otr
 from otr_plugin.hosts.patching import adapter, or_else, replace
 from otr_plugin.hosts.recipe_text import RecipeText, value_of
-from otr_plugin.hosts.recipes import RecipeError
-from otr_plugin.hosts.swift.recipe import BLOCK, IN_MEGATRON, LOSS_TYPE, read_recipe
+from otr_plugin.hosts.recipes import RecipeError, refuse
+from otr_plugin.hosts.swift.recipe import BLOCK, IN_MEGATRON, LOSS_TYPE, problems_in_text, read_recipe
 
 
 def asks_for_otr(args: Any) -> bool:
@@ -31,13 +31,13 @@ def patch_command(module: ModuleType) -> None:
     @functools.wraps(original)
     def parse_yaml_args(argv: list[str]) -> Any:
         if argv and argv[0].endswith((".yaml", ".yml", ".json")):
-            check_file(argv[0])
+            check_file(argv[0], argv[1:])
         return original(argv)
 
     replace(module, "parse_yaml_args", parse_yaml_args, "refuses wrong recipes before a process is started")
 
 
-def check_file(path: str) -> None:
+def check_file(path: str, options: list[str]) -> None:
     """End the process with a message if OTR would be misread in a recipe."""
     text = RecipeText.read(path)
     recipe = value_of(text.root) if text.root is not None else {}
@@ -45,7 +45,9 @@ def check_file(path: str) -> None:
     block = recipe.get(BLOCK)
     in_file = {str(key): str(value) for key, value in block.items()} if isinstance(block, dict) else {}
     try:
-        read_recipe(recipe.get("loss_type"), text, in_file | os.environ)
+        refuse(problems_in_text(text))
+        if not any(option.startswith("--loss_type") for option in options):  # else the process that parses it checks
+            read_recipe(recipe.get("loss_type"), text, in_file | os.environ)
     except RecipeError as error:
         raise SystemExit(str(error)) from None
 

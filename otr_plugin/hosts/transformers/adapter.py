@@ -15,6 +15,7 @@ from transformers import Trainer, TrainerCallback
 
 from otr_plugin.config import OTRConfig
 from otr_plugin.hosts.patching import is_marked, marked, replace
+from otr_plugin.hosts.recipes import RecipeError
 from otr_plugin.loss.dispatch import why_not_triton
 from otr_plugin.model.attach import attach, attached_handle
 from otr_plugin.model.handle import HANDLE_ATTRIBUTE, Handle
@@ -87,7 +88,7 @@ def require_kernel(config: OTRConfig) -> None:
     if config.kernel == "triton":
         device = torch.device("cuda" if torch.cuda.is_available() else "xpu" if torch.xpu.is_available() else "cpu")
         if reason := why_not_triton(device, torch.float32):
-            raise ValueError(f"otr: `kernel: triton` cannot be used: {reason}. Set `kernel: auto`, or remove it.")
+            raise RecipeError([f"`kernel: triton` cannot be used: {reason}. Set `kernel: auto`, or remove it"])
 
 
 def _refuse_own_loss(trainer: Trainer) -> None:

@@ -145,7 +145,7 @@ def _with_settings(cls: type[Any]) -> type[Any]:
     """
 
     def reduce(self: Any) -> Any:
-        return copyreg.__newobj__, (cls,), self.__dict__  # type: ignore[attr-defined] # missing in typeshed
+        return copyreg._reconstructor, (cls, object, None), self.__dict__  # type: ignore[attr-defined]
 
     def copy_of(self: Any, *_: Any) -> Any:
         copied = object.__new__(type(self))
