@@ -31,12 +31,13 @@ class Refusal:
     words: tuple[Word, ...]
     lines: tuple[range, ...] = ()
 
-    def problem_in(self, message: str) -> str | None:
+    def problem_in(self, message: str, by_host: bool = False) -> str | None:
+        """Why the message is not clear, if it is not. A host's own message need not name lines."""
         for word in self.words:
             if not any(alternative in message for alternative in ((word,) if isinstance(word, str) else word)):
                 return f"the message does not name {word!r}"
         named = {int(number) for number in re.findall(r"(?:lines? |\w:|and |, )(\d+)", message)}
-        for lines in self.lines:
+        for lines in () if by_host else self.lines:
             if not named & set(lines):
                 return "the message does not name the line"
         return None
@@ -128,9 +129,10 @@ def judge(outcome: Outcome, reading: Reading, host_refuses: re.Pattern[str]) -> 
         case Refused():
             if reading.error is None:
                 return "not refused"
-            if not re.search(r"\botr\b: |OTRConfig: ", reading.error) and not host_refuses.search(reading.error):
+            by_otr = bool(re.search(r"\botr\b: |OTRConfig: ", reading.error))
+            if not by_otr and not host_refuses.search(reading.error):
                 return "the message is not OTR's"
             if reading.error.count("\n") >= LONGEST_MESSAGE:
                 return f"the message has more than {LONGEST_MESSAGE} lines"
-            problems = [refusal.problem_in(reading.error) for refusal in outcome.refusals]
+            problems = [refusal.problem_in(reading.error, not by_otr) for refusal in outcome.refusals]
             return None if None in problems else problems[0]

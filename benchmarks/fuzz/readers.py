@@ -34,11 +34,19 @@ class Reader(ABC):
 
     def __init__(self, name: str, folder: Path) -> None:
         self.host, self.folder = HOSTS[name], folder
+        self.changes = contextlib.ExitStack()  # to this process, until `close`
         make_folder(folder)
-        os.environ.update({"HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"} | self.host.environment)
+        environment = {"HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""} | self.host.environment
+        self.changes.enter_context(mock.patch.dict(os.environ, environment))
         with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
             warnings.simplefilter("ignore")
             self.prepare()
+
+    def change(self, owner: Any, name: str, value: Any) -> None:
+        self.changes.enter_context(mock.patch.object(owner, name, value))
+
+    def close(self) -> None:
+        self.changes.close()
 
     @abstractmethod
     def prepare(self) -> None:
@@ -124,7 +132,6 @@ class Axolotl(Reader):
     def prepare(self) -> None:
         (self.folder / "data.jsonl").write_text('{"instruction": "a", "input": "", "output": "b"}\n')
         main, train = import_module("axolotl.cli.main"), import_module("axolotl.cli.train")
-        self.config_module = import_module("axolotl.cli.config")
         self.launch = import_module("axolotl.cli.utils.train")
         self.manager = import_module("axolotl.integrations.base").PluginManager
         self.command, self.train = main.train, train
@@ -138,8 +145,9 @@ class Axolotl(Reader):
                 made[key] = merge()
             return made[key]
 
-        config.merge_input_args = merge_once
-        self.config_module.prepare_debug_log = lambda *_, **__: None  # it copies all output to a file
+        self.change(config, "merge_input_args", merge_once)
+        # It copies all output to a file.
+        self.change(import_module("axolotl.cli.config"), "prepare_debug_log", lambda *_, **__: None)
 
     def run(self, path: str, case: Case) -> Any:
         import fire
@@ -194,7 +202,7 @@ class LlamaFactory(Reader):
     def prepare(self) -> None:
         self.tuner = import_module("llamafactory.train.tuner")
         parser = import_module("llamafactory.hparams.parser")
-        parser.HfArgumentParser = _made_once(parser.HfArgumentParser)
+        self.change(parser, "HfArgumentParser", _made_once(parser.HfArgumentParser))
 
     def run(self, path: str, case: Case) -> Any:
         found: list[Any] = []
@@ -225,7 +233,7 @@ class TRL(Reader):
         options = dict(launcher.launch_training_script.__kwdefaults__)
         parser = options["launch_parser_fn"]()
         options |= {"launch_command_fn": self.started.append, "launch_parser_fn": lambda: parser}
-        launcher.launch_training_script.__kwdefaults__ = options
+        self.change(launcher.launch_training_script, "__kwdefaults__", options)
 
     def run(self, path: str, case: Case) -> Any:
         self.started.clear()

@@ -39,6 +39,7 @@ class Checker:
 
     def close(self) -> None:
         self.without.close()
+        self.reader.close()
 
 
 @dataclass
