@@ -38,6 +38,11 @@ def begins_with_otr(name: object) -> bool:
     return isinstance(name, str) and name not in NOT_SETTINGS and _is_otr(next(_words(name), ""))
 
 
+def reads_as_setting(variable: str) -> bool:
+    """Whether a variable's name is that of a setting, or nearly: OTR_SAMPLES, otr-samples, and not OTR_HOME."""
+    return begins_with_otr(variable) and (nearest_setting(variable) is not None or len(list(_words(variable))) == 1)
+
+
 def is_close_to(name: object, word: str) -> bool:
     """Whether the name reads as the word: another case, another separator, a letter too many or too few."""
     if not isinstance(name, str):

@@ -25,6 +25,7 @@ from otr_plugin.hosts.mentions import (
     is_plugin_name,
     mentions_otr,
     nearest_setting,
+    reads_as_setting,
     setting_meant_by,
 )
 from otr_plugin.hosts.recipe_text import Entry, RecipeText, entries, is_empty, kept, value_of
@@ -122,7 +123,7 @@ def _stray_keys(text: RecipeText, host: Host, used: set[int]) -> list[str]:
             if mentions_otr(entry.key) and entry.key != SETTINGS_KEY and not is_dotted_setting(entry.key, host):
                 problems.append(f"{place}: {advice(entry.key)}")
         elif entry.around[0] != SETTINGS_KEY and not is_close_to(entry.around[0], "plugins"):
-            if begins_with_otr(entry.key):
+            if reads_as_setting(entry.key):
                 problems.append(f"{place} below `{entry.around[-1]}:`: {advice(entry.key)}")
             elif _is_about_otr(entry) and is_close_to(entry.key, "plugins"):
                 problems.append(f"{place} below `{entry.around[-1]}:`: {HOW_TO_ASK}")
@@ -253,7 +254,7 @@ def problems_in_environment(host: Host) -> list[str]:
         f"{ENVIRONMENT}: {name}={os.environ[name]}: {host.name} does not read it: {advice(name)} of the recipe, and "
         f"unset {name}"
         for name in sorted(os.environ)
-        if begins_with_otr(name)
+        if reads_as_setting(name)
     ]
 
 

@@ -14,6 +14,8 @@ from importlib.metadata import version
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+import yaml
+
 from otr_plugin.hosts.mentions import SETTINGS_KEY, is_plugin_name, mentions_otr
 from otr_plugin.hosts.mistakes import (
     COMMAND_LINE,
@@ -69,7 +71,7 @@ def read_recipe(
     the command line that are not in `recipe`; `is_otr` decides whether a name under `plugins:` is this plugin.
     """
     problems = [*problems_in_text(text, host, is_otr), *problems_in_environment(host)]
-    elsewhere = COMMAND_LINE if text.root is not None else "the arguments"
+    elsewhere = _elsewhere(text)
     written = {entry.key for entry in text.top()}
     problems += [
         f"{elsewhere}: `{key}`: {advice(key)}"
@@ -155,7 +157,12 @@ def _place_of_setting(key: str, settings: Mapping[str, Any], in_file: Mapping[st
         return text.place(text.line_of(SETTINGS_KEY, key))
     if any(entry.key == f"{SETTINGS_KEY}.{key}" for entry in text.top()):
         return text.place(text.line_of(f"{SETTINGS_KEY}.{key}"))
-    return COMMAND_LINE
+    return _elsewhere(text)
+
+
+def _elsewhere(text: RecipeText) -> str:
+    """Where a key comes from that is not in the file. Without a file, a program has passed the keys to the host."""
+    return COMMAND_LINE if text.root is not None else "the arguments"
 
 
 def _settings_in(text: RecipeText) -> dict[str, Any]:
@@ -178,18 +185,19 @@ def _mentions_without_plugin(
         return [message + "so the run would train without OTR: name otr there too, or remove it from the recipe"]
     keys = [key for key in map(str, recipe) if key == SETTINGS_KEY or key.startswith(f"{SETTINGS_KEY}.")]
     written = {entry.key for entry in text.top()}
-    if any(recipe[key] is not None or key in written for key in keys) or overrides:
-        return [unread_settings(keys[0] if keys else SETTINGS_KEY, names, text)]
+    if overrides:
+        return [unread_settings(f"--{SETTINGS_KEY}.{next(iter(overrides))}", names, COMMAND_LINE)]
+    if any(recipe[key] is not None or key in written for key in keys):
+        line = text.line_of(keys[0])
+        return [unread_settings(f"{keys[0]}:", names, _elsewhere(text) if line is None else text.place(line))]
     return []
 
 
-def unread_settings(key: str, names: list[Any], text: RecipeText) -> str:
-    """The message for a recipe that has settings for OTR but does not name the plugin."""
-    line = text.line_of(key)
+def unread_settings(setting: str, names: list[Any], place: str) -> str:
+    """The message for settings without the plugin."""
     return (
-        f"{COMMAND_LINE if line is None else text.place(line)}: the recipe has `{key}:`, but `plugins:` ({names}) does "
-        "not name otr, so the run would ignore the settings and train without OTR. Add `plugins: [otr]`, or remove the "
-        "setting"
+        f"{place}: `{setting}` is a setting of OTR, but `plugins:` ({names}) does not name otr, so the run would "
+        "ignore the setting and train without OTR. Add `plugins: [otr]`, or remove the setting"
     )
 
 
@@ -200,11 +208,13 @@ def conflicts(recipe: Mapping[str, Any], keys: Mapping[str, str], text: RecipeTe
         if recipe.get(key):
             line = text.line_of(key) if text else None
             place = f"{text.place(line)}: " if text and line else ""
-            value = recipe[key]
-            problems.append(
-                f"{place}`{key}: {value!r}`: {fix}" if isinstance(value, str) else f"{place}`{key}: {value}`: {fix}"
-            )
+            problems.append(f"{place}`{key}: {_as_written(recipe[key])}`: {fix}")
     return problems
+
+
+def _as_written(value: Any) -> str:
+    """The value as YAML, with quotes around text that YAML would read as something else, such as 'false'."""
+    return repr(value) if isinstance(value, str) and yaml.safe_load(value) != value else str(value)
 
 
 def refuse_conflicts(problems: list[str], switched_on_by: str = "`plugins: [otr]`") -> None:

@@ -123,8 +123,10 @@ def patch_prepare_plugins(module: ModuleType) -> None:
         text = RecipeText.read(cfg.get("axolotl_config_path"))
         names = named_plugins(cfg)
         refuse(problems_in_text(text, HOST, _may_be_otr))
-        if isinstance(cfg.get("plugins"), str) and any(map(_may_be_otr, names)):
+        if any(map(_may_be_otr, names)):
             cfg["plugins"] = names  # Axolotl would take a string apart into letters
+        elif not any(map(mentions_otr, names)):
+            read_recipe(HOST, cfg, text, is_otr=_may_be_otr)  # raises if the command line has replaced `plugins:`
         original(cfg)
         _require_loaded(names, text)
         read_recipe(HOST, cfg, text, is_otr=_loaded_otr)

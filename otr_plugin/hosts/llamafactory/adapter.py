@@ -36,9 +36,9 @@ def patch_parser(parser_module: ModuleType) -> None:
 
     @functools.wraps(original)
     def parse_args(parser: Any, args: Any = None, allow_extra_keys: bool = False) -> Any:
-        text = recipe_text(args)
-        refuse(problems_in_text(text, HOST))  # before the host parses it
         args = read_args(args)
+        # `llamafactory-cli train` reads the recipe first, and passes it on as a dict.
+        text = recipe_text() if args == _read_again(read_args) else recipe_text([])
         if not isinstance(args, dict):
             refuse([*problems_in_arguments(args, allowed=None), *problems_in_environment(HOST)])
             return original(parser, args, allow_extra_keys)
@@ -54,7 +54,22 @@ def patch_parser(parser_module: ModuleType) -> None:
             setattr(part, SETTINGS_KEY, config)
         return parsed
 
+    @functools.wraps(read_args)
+    def read_checked_args(args: Any = None) -> Any:
+        if args is None:
+            refuse(problems_in_text(recipe_text(), HOST))  # before OmegaConf parses it
+        return read_args(args)
+
+    replace(parser_module, "read_args", read_checked_args, "refuses recipes in which OTR would be misread")
     replace(parser_module, "_parse_args", parse_args, "the keys plugins and otr, which the parser does not know")
+
+
+def _read_again(read_args: Callable[[], Any]) -> Any:
+    """What the command line names as a recipe; None if it names none that can be read."""
+    try:
+        return read_args() if recipe_text().root is not None else None
+    except Exception:  # OmegaConf and the file system raise errors of many types; the first reading has shown them
+        return None
 
 
 def patch_trainer(trainer_module: ModuleType) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from otr_plugin.hosts.mistakes import Host
@@ -23,10 +23,10 @@ OTHER_LOSSES = {
 }
 
 
-def recipe_text(args: Any = None) -> RecipeText:
-    """The file that the command line names. Arguments that a program passes to the parser come from no file."""
-    named = sys.argv[1] if args is None and len(sys.argv) > 1 else ""
-    return RecipeText.read(named if named.endswith((".yaml", ".yml", ".json")) else None)
+def recipe_text(command_line: Sequence[str] | None = None) -> RecipeText:
+    """The file that the command line names; an empty text if it names none."""
+    words = sys.argv[1:] if command_line is None else command_line
+    return RecipeText.read(words[0] if words and words[0].endswith((".yaml", ".yml", ".json")) else None)
 
 
 def other_stages(recipe: Mapping[str, Any]) -> list[str]:

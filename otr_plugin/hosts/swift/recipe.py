@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from otr_plugin.config import OTRConfig, SettingsError
-from otr_plugin.hosts.mentions import begins_with_otr, is_close_to, mentions_otr, nearest_setting
+from otr_plugin.hosts.mentions import begins_with_otr, is_close_to, mentions_otr, nearest_setting, reads_as_setting
 from otr_plugin.hosts.mistakes import COMMAND_LINE, ENVIRONMENT, differing, in_order_of_lines
 from otr_plugin.hosts.recipe_text import Entry, RecipeText, entries, kept, value_of
 from otr_plugin.hosts.recipes import RecipeError, refuse
@@ -21,9 +21,7 @@ VARIABLE = "OTR_"  # before the name of a setting, in capitals
 VARIABLES = {f"{VARIABLE}{name.upper()}": name for name in OTRConfig.model_fields}
 CONFIG_FILE = "SWIFT_CONFIG_FILE"  # the variable in which swift's command names the recipe
 BLOCK = "ENV"  # of variables, in a recipe
-HOW_TO_ASK = (
-    f"in ms-swift, write `loss_type: otr`, and settings as variables below `{BLOCK}:`, such as `OTR_SAMPLES: 16`"
-)
+HOW_TO_ASK = "ms-swift reads `loss_type: otr`, and settings as variables below `ENV:`, such as `OTR_SAMPLES: 16`"
 IN_MEGATRON = "otr: Megatron's trainer computes its own loss, and the run would not train with OTR: run `swift sft`."
 # Keys with which swift computes another loss, and the fix for each.
 OTHER_LOSSES = {
@@ -83,7 +81,7 @@ def problems_in_text(text: RecipeText) -> list[str]:
         found = [line for word, line in text.scalars(text.root) if mentions_otr(word)]
         return [f"{text.place(line)}: the recipe should consist of keys and values: {HOW_TO_ASK}" for line in found[:1]]
     top = text.top()
-    return in_order_of_lines([*_duplicates(text, top), *_stray_keys(text), *_values(text, top)], text)
+    return in_order_of_lines([*_duplicates(text, top), *_stray_keys(text, top), *_values(text, top)], text)
 
 
 def _duplicates(text: RecipeText, top: list[Entry]) -> list[str]:
@@ -100,16 +98,20 @@ def _duplicates(text: RecipeText, top: list[Entry]) -> list[str]:
     return problems
 
 
-def _stray_keys(text: RecipeText) -> list[str]:
+def _stray_keys(text: RecipeText, top: list[Entry]) -> list[str]:
     """Keys that mention OTR and are not variables of ENV."""
-    problems = []
+    block = kept(top, BLOCK)
+    variables = entries(block.value) if block else []
+    problems = [
+        f"{text.place(entry.line)}: `{entry.key}:`: {_spelling(entry.key)}"
+        for entry in variables
+        if begins_with_otr(entry.key) and entry.key not in VARIABLES
+    ]
+    used = {id(entry.value) for entry in variables}
     for entry in text.everywhere():
-        place = f"{text.place(entry.line)}: `{entry.key}:`"
-        if entry.around == (BLOCK,):
-            if begins_with_otr(entry.key) and entry.key not in VARIABLES:
-                problems.append(f"{place}: {_spelling(entry.key)}")
-        elif mentions_otr(entry.key) if entry.at_the_top else begins_with_otr(entry.key):
-            problems.append(f"{place}: {HOW_TO_ASK}")
+        mentions = mentions_otr(entry.key) if entry.at_the_top else reads_as_setting(entry.key)
+        if mentions and id(entry.value) not in used:
+            problems.append(f"{text.place(entry.line)}: `{entry.key}:`: {HOW_TO_ASK}")
     return problems
 
 
@@ -132,7 +134,7 @@ def _misspelt(environment: Mapping[str, str], text: RecipeText) -> list[str]:
     return [
         f"{ENVIRONMENT}: {name}: {_spelling(name)}"
         for name in sorted(environment)
-        if begins_with_otr(name) and name not in VARIABLES and name not in in_file
+        if reads_as_setting(name) and name not in VARIABLES and name not in in_file
     ]
 
 

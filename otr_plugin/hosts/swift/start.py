@@ -10,7 +10,7 @@ import os
 from types import ModuleType
 from typing import Any
 
-from otr_plugin.hosts.mentions import begins_with_otr
+from otr_plugin.hosts.mentions import reads_as_setting
 from otr_plugin.hosts.patching import adapter, or_else, replace
 from otr_plugin.hosts.recipe_text import RecipeText, value_of
 from otr_plugin.hosts.recipes import RecipeError, refuse
@@ -84,7 +84,7 @@ def patch_megatron(module: ModuleType) -> None:
 
     @functools.wraps(original)
     def post_init(self: Any) -> None:
-        if asks_for_otr(self) or any(map(begins_with_otr, os.environ)):
+        if asks_for_otr(self) or any(map(reads_as_setting, os.environ)):
             raise ValueError(IN_MEGATRON)
         original(self)
 

@@ -72,7 +72,7 @@ def test_a_plugin_with_a_loss_of_its_own_is_refused_by_name(axolotl):
 @pytest.mark.parametrize("key", ["otr", "otr.samples"])
 @pytest.mark.parametrize("plugins", [None, [], ["axolotl.integrations.liger.LigerPlugin"]], ids=str)
 def test_settings_without_the_plugin_are_refused(axolotl, plugins, key):
-    message = rf"the recipe has `{key}:`, but `plugins:` .* does not name otr.*Add `plugins: \[otr\]`"
+    message = rf"`{key}:` is a setting of OTR, but `plugins:` .* does not name otr.*Add `plugins: \[otr\]`"
     with pytest.raises(ValueError, match=message):
         load(axolotl, plugins=plugins, **{key: {"samples": 8}})
 

@@ -8,7 +8,7 @@ from llamafactory.hparams import get_train_args
 
 from benchmarks.hosts.driver import BIN
 from otr_plugin import OTRConfig
-from otr_plugin.hosts.llamafactory.adapter import OTHER_LOSSES
+from otr_plugin.hosts.llamafactory.recipe import OTHER_LOSSES
 
 
 def parse(factory, **changes):
@@ -52,7 +52,8 @@ def test_settings_without_the_plugin_are_refused(factory, plugins, extra, monkey
     """Also with ALLOW_EXTRA_ARGS, which makes LLaMA-Factory drop unknown keys."""
     monkeypatch.setenv("ALLOW_EXTRA_ARGS", extra)
     with pytest.raises(
-        ValueError, match=r"has `otr:`, but `plugins:` \(.*\) does not name otr, so the run would ignore the settings"
+        ValueError,
+        match=r"`otr:` is a setting of OTR, but `plugins:` \(.*\) does not name otr, so the run would ignore the setting",
     ):
         parse(factory, plugins=plugins, otr={"samples": 8})
 

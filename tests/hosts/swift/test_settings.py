@@ -1,6 +1,7 @@
 """Recipes with `loss_type: otr` are checked before any weight is loaded; recipes without it are unaffected."""
 
 import importlib
+import os
 import re
 import sys
 from types import ModuleType, SimpleNamespace
@@ -36,30 +37,34 @@ def parse(swift, monkeypatch):
         ({"OTR_TOP_K": 20, "OTR_TOP_P": 0.9, "OTR_BASELINE": "mean"}, {"top_k": 20, "top_p": 0.9, "baseline": "mean"}),
         ({"OTR_CHUNK_TOKENS": 512, "OTR_KERNEL": "torch"}, {"chunk_tokens": 512, "kernel": "torch"}),
         ({"OTR_CHUNK_TOKENS": "auto", "OTR_ESTIMATOR": "exact"}, {"estimator": "exact"}),
-        ({"otr_samples": 8, "OTR_PLUGIN_AUTOLOAD": 1}, {"samples": 8}),
+        ({"OTR_SAMPLES": 8, "OTR_PLUGIN_AUTOLOAD": 1, "OTR_HOME": "another program's"}, {"samples": 8}),
     ],
     ids=str,
 )
 def test_settings_arrive(parse, env, config):
     parse(env=env)
-    assert adapter.settings() == OTRConfig(**config)
+    assert adapter.settings(os.environ) == OTRConfig(**config)
     assert loss_map["otr"] is adapter.OTRLoss
 
 
 @pytest.mark.parametrize(
     ("env", "message"),
     [
-        ({"OTR_SAMPLES": 0}, "samples should be greater than or equal to 1, got '0'"),
-        ({"OTR_SAMPLES": True}, "samples should be a valid integer, unable to parse string as an integer, got 'True'"),
-        ({"OTR_TEMPERATUR": 2}, "unknown key 'temperatur': did you mean 'temperature'?"),
-        ({"OTR": {"samples": 16}}, "unknown key 'otr': the keys are objective, estimator, samples"),
+        ({"OTR_SAMPLES": 0}, "samples should be greater than or equal to 1, got 0, as OTR_SAMPLES"),
+        ({"OTR_SAMPLES": True}, "samples should be a whole number, got 'True', as OTR_SAMPLES"),
+        ({"OTR_TEMPERATUR": 2}, "OTR_TEMPERATUR: write OTR_TEMPERATURE"),
+        ({"otr_samples": 2}, "otr_samples: write OTR_SAMPLES"),
+        ({"OTRSAMPLES": 2}, "OTRSAMPLES: write OTR_SAMPLES"),
+        ({"OTR": {"samples": 16}}, "OTR: the variables are OTR_OBJECTIVE, OTR_ESTIMATOR, OTR_SAMPLES"),
     ],
     ids=str,
 )
-def test_bad_settings_are_explained(parse, env, message):
-    told = "otr: a setting is a variable under `ENV:` or in the shell, OTR_ and the setting's name in capitals: "
-    with pytest.raises(ValueError, match=re.escape(f"{told}OTRConfig: {message}")):
-        parse(env=env)
+@pytest.mark.parametrize("loss_type", ["otr", None])
+def test_bad_settings_are_explained(parse, env, message, loss_type):
+    if loss_type is None and "OTR_SAMPLES" in env:
+        message = "OTR_SAMPLES: but `loss_type: None`, so the run would train without OTR"
+    with pytest.raises(ValueError, match=re.escape(f"otr: the environment: {message}")):
+        parse(env=env, loss_type=loss_type)
 
 
 @pytest.mark.parametrize(
@@ -90,7 +95,7 @@ def test_rlhf_is_refused(parse, kind):
 
 @pytest.mark.parametrize("loss_type", [None, "cross_entropy"])
 def test_settings_without_the_loss_are_refused(parse, loss_type):
-    told = r"otr: OTR_SAMPLES under `ENV:` or in the shell, but `loss_type: .*`: the run would train without OTR"
+    told = r"otr: the environment: OTR_SAMPLES: but `loss_type: .*`, so the run would train without OTR: add"
     with pytest.raises(ValueError, match=told):
         parse(env={"OTR_SAMPLES": 16}, loss_type=loss_type)
 
@@ -101,10 +106,56 @@ def test_a_recipe_without_otr_is_unaffected(parse):
     assert parse(loss_type=None, env={"OTR_HOME": "another program's"}).training_args.callbacks == []
 
 
-def test_a_key_as_in_other_hosts_is_unknown_to_swift(swift):
-    run = swift.several({"key": {"loss_type": "otr", "otr": {"samples": 16}}, "plugins": {"plugins": ["otr"]}})
-    assert "remaining_argv: ['--otr'" in run["key"]["error"]
-    assert "remaining_argv: ['--plugins'" in run["plugins"]["error"]
+@pytest.mark.parametrize(
+    ("recipe", "message"),
+    [
+        ("loss_type: otr\nENV: {OTR-SAMPLES: 16}", "2: `OTR-SAMPLES:`: write OTR_SAMPLES"),
+        ("loss_type: otr\nENV: {OTR_SAMPLES: 16}\nENV: {USE_HF: 1}", "3: `ENV` is also on line 2"),
+        ("loss_type: otr\nENV:\n  OTR_SAMPLES: 16\n  OTR_SAMPLES: 32", "4: `OTR_SAMPLES` is also on line 3"),
+        ("loss_type: otr\nloss_type: cross_entropy", "2: `loss_type` is also on line 1"),
+        ("loss_type: OTR", "1: `loss_type: OTR`: write `loss_type: otr`"),
+        ("losstype: otr", "1: `losstype: otr`: write `loss_type: otr`"),
+        ("loss_type: otr\notr: {samples: 16}", "2: `otr:`: ms-swift reads `loss_type: otr`"),
+        ("plugins: [otr]", "1: `plugins: otr`: ms-swift reads `loss_type: otr`"),
+        ("loss_type: otr\nOTR_SAMPLES: 16", "2: `OTR_SAMPLES:`: ms-swift reads `loss_type: otr`"),
+        ("loss_type: otr\nenv: {OTR_SAMPLES: 16}", "2: `OTR_SAMPLES:`: ms-swift reads `loss_type: otr`"),
+        ("ENV: {OTR_SAMPELS: 16}", "1: `OTR_SAMPELS:`: write OTR_SAMPLES"),
+        (
+            "loss_type: otr\nENV: {OTR_SAMPLES: 0}",
+            "2: samples should be greater than or equal to 1, got 0, as OTR_SAMPLES",
+        ),
+        (
+            "loss_type: otr\nENV: {OTR_BETA: -0.5}",
+            "2: OTR_BETA is -0.5 in the recipe and '0.5' in the shell",
+        ),
+    ],
+)
+def test_swifts_command_refuses_a_recipe_before_it_starts_a_process(tmp_path, monkeypatch, recipe, message):
+    monkeypatch.setenv("OTR_BETA" if "OTR_BETA" in recipe else "USE_HF", "0.5")
+    path = tmp_path / "recipe.yaml"
+    path.write_text(recipe)
+    with pytest.raises(SystemExit, match=rf"(?s)^otr: .*recipe\.yaml:{re.escape(message)}"):
+        importlib.import_module("swift.cli.main").parse_yaml_args([str(path)])
+
+
+@pytest.mark.parametrize(
+    "recipe", ["loss_type: otr\nENV: {OTR_SAMPLES: 8}", "ENV: {USE_HF: 1}", "output_dir: runs/otr"]
+)
+def test_swifts_command_accepts_a_right_recipe(tmp_path, monkeypatch, recipe):
+    monkeypatch.setattr(os, "environ", os.environ.copy())  # swift adds variables
+    path = tmp_path / "recipe.yaml"
+    path.write_text(recipe)
+    argv = [str(path)]
+    importlib.import_module("swift.cli.main").parse_yaml_args(argv)
+    assert argv[0].startswith("--")
+
+
+def test_a_loss_that_the_command_line_replaces_is_refused(swift, parse, monkeypatch):
+    monkeypatch.setenv("SWIFT_CONFIG_FILE", str(swift.recipe("replaced", loss_type="otr")))
+    with pytest.raises(
+        ValueError, match=r"replaced\.yaml:\d+: `loss_type: otr`, but the command line replaced it by None"
+    ):
+        parse(loss_type=None)
 
 
 def test_megatron_is_refused(parse, monkeypatch):

@@ -43,7 +43,7 @@ def test_a_command_line_overrides_a_recipe(trl, words):
     [
         ({"samples": 0}, "samples should be greater than or equal to 1, got 0"),
         ({"tempratur": 2}, "unknown key 'tempratur': did you mean 'temperature'?"),
-        ("yes", "`otr:` should hold settings, such as `samples: 256`, but the recipe has 'yes' there"),
+        ("yes", "`otr:` should hold settings, such as `samples: 256`, but it holds 'yes'"),
     ],
     ids=str,
 )
@@ -79,7 +79,8 @@ def test_another_command_is_refused(trl):
 def test_settings_without_the_plugin_are_refused(trl, plugins):
     """The script itself drops unknown keys."""
     with pytest.raises(
-        ValueError, match=r"has `otr:`, but `plugins:` \(.*\) does not name otr, so the run would ignore the settings"
+        ValueError,
+        match=r"`otr:` is a setting of OTR, but `plugins:` \(.*\) does not name otr, so the run would ignore the setting",
     ):
         parse(trl, plugins=plugins, otr={"samples": 8})
     with pytest.raises(ValueError, match="so the run would ignore the settings and train without OTR"):
