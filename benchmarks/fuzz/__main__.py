@@ -2,8 +2,9 @@
 
     .nox/trl/bin/python -m benchmarks.fuzz trl --examples 2000
 
-A host needs its own environment. The result of each host replaces its part of benchmarks/results/fuzz.json. The exit status
-is 1 if a recipe was read otherwise; the smallest such recipes are printed.
+A host needs its own environment. With --keep, the result of a host without failures replaces the host's part of
+benchmarks/results/fuzz.json. The exit status is 1 if a recipe was read otherwise; the smallest such recipes are
+printed.
 """
 
 from __future__ import annotations

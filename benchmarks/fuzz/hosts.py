@@ -1,4 +1,4 @@
-"""What a right recipe of each host looks like: the keys that it needs, and harmless keys that it may have beside OTR's."""
+"""What a right recipe of each host looks like: the keys that it needs, and harmless keys that it may have."""
 
 from __future__ import annotations
 
@@ -82,9 +82,7 @@ AXOLOTL = Host(
 )
 LLAMAFACTORY = Host(
     name="llamafactory",
-    needs={
-        key: value for key, value in CPU_TRAINER_RECIPE.items() if key not in ("save_strategy", "lr_scheduler_type")
-    }
+    needs={key: value for key, value in CPU_TRAINER_RECIPE.items() if key not in ("save_strategy", "lr_scheduler_type")}
     | {
         "model_name_or_path": "model",
         "stage": "sft",
@@ -109,7 +107,8 @@ LLAMAFACTORY = Host(
 )
 TRL = Host(
     name="trl",
-    needs=CPU_TRAINER_RECIPE | {"model_name_or_path": "model", "dataset_name": "pairs", "output_dir": "outputs", "bf16": False},
+    needs=CPU_TRAINER_RECIPE
+    | {"model_name_or_path": "model", "dataset_name": "pairs", "output_dir": "outputs", "bf16": False},
     harmless=TRAINER_KEYS
     | {
         "dataset_name": NAMES,

@@ -1,6 +1,6 @@
 """What people do to a recipe with OTR, or to one without it, and what they then expect.
 
-A mutation changes a draft and states its outcome by construction: it changes the expected settings, or says what an error
+A mutation changes a draft and states its outcome by construction: it changes the expected settings, or what an error
 has to name. `touches` are the parts of the recipe that it changes; two mutations of one recipe change different parts.
 """
 
@@ -22,7 +22,14 @@ PLUGIN_HOSTS = ("axolotl", "llamafactory", "trl")
 ALL = (*PLUGIN_HOSTS, "swift")
 SWITCH, BLOCK, COMMAND, VARIABLES = "switch", "block", "command", "variables"
 SPACES = ("\u00a0", "\u2003", "\u3000", "\u202f", "\u2009", "\u1680", "\u200b")
-DOUBLES = {"o": "\u043e\u03bf\uff4f", "t": "\uff54\u0442", "r": "\uff52\u0433", "p": "\u0440\uff50", "s": "\u0455", "a": "\u0430"}
+DOUBLES = {
+    "o": "\u043e\u03bf\uff4f",
+    "t": "\uff54\u0442",
+    "r": "\uff52\u0433",
+    "p": "\u0440\uff50",
+    "s": "\u0455",
+    "a": "\u0430",
+}
 DOUBLES |= {"e": "\u0435", "l": "\uff4c\u04cf", "i": "\u0456", "n": "\uff4e"}
 LIGER = "axolotl.integrations.liger.LigerPlugin"
 SETTINGS = tuple(OTRConfig.model_fields)
@@ -75,7 +82,8 @@ def look_alike(draft: Draft, word: str) -> str:
     if draft.chance(25):
         return str(draft.pick([f"{word}\u200b", f"{word[0]}\u200b{word[1:]}", f"{word}\u00a0", f"\ufeff{word}"]))
     place = draft.pick([i for i, letter in enumerate(word) if letter in DOUBLES])
-    return word[:place] + draft.pick(DOUBLES[word[place]]) + word[place + 1 :]
+    double: str = draft.pick(DOUBLES[word[place]])
+    return word[:place] + double + word[place + 1 :]
 
 
 def seen(word: str) -> tuple[str, ...]:
@@ -234,9 +242,28 @@ def loss_type_on_the_command_line(draft: Draft) -> None:
 @mutation(SWITCH)
 def wrong_plugin_name(draft: Draft) -> None:
     name = draft.pick(
-        ["OTR", "Otr", "otr_plugin", "otr-plugin", "otr_plugin.OTR", "otr.Plugin", "otr.OTRPlugin", "otr_plugin.otr"]
-        + ["otr_plugin.OTRplugin", "otr_plugin.hosts.axolotl.OTRPlugin", "axolotl.integrations.otr.OTRPlugin", "OTRPlugin"]
-        + ["otr_plugin.hosts.recipes", "otr_plugin.OTRConfig", "otr_plugin.attach", "otr:", "[otr]", "otr,", ".otr", "otr."]
+        [
+            "OTR",
+            "Otr",
+            "otr_plugin",
+            "otr-plugin",
+            "otr_plugin.OTR",
+            "otr.Plugin",
+            "otr.OTRPlugin",
+            "otr_plugin.otr",
+            "otr_plugin.OTRplugin",
+            "otr_plugin.hosts.axolotl.OTRPlugin",
+            "axolotl.integrations.otr.OTRPlugin",
+            "OTRPlugin",
+            "otr_plugin.hosts.recipes",
+            "otr_plugin.OTRConfig",
+            "otr_plugin.attach",
+            "otr:",
+            "[otr]",
+            "otr,",
+            ".otr",
+            "otr.",
+        ]
     )
     pair = draft.switch
     pair.value = Sequence([Scalar(name)]) if draft.chance(70) else Scalar(name)
@@ -257,8 +284,21 @@ def plugins_not_a_list_of_names(draft: Draft) -> None:
     pair = draft.switch
     settings = {"samples": 3}
     value = draft.pick(
-        [{"otr": settings}, {"otr": None}, [{"otr": settings}], [["otr"]], ["otr", None], ["otr", 3], ["otr", True]]
-        + [["otr", {"samples": 3}], [{"otr": None}], {"name": "otr"}, [{"name": "otr"}], ["otr", ["otr"]], [["otr", "otr"]]]
+        [
+            {"otr": settings},
+            {"otr": None},
+            [{"otr": settings}],
+            [["otr"]],
+            ["otr", None],
+            ["otr", 3],
+            ["otr", True],
+            ["otr", {"samples": 3}],
+            [{"otr": None}],
+            {"name": "otr"},
+            [{"name": "otr"}],
+            ["otr", ["otr"]],
+            [["otr", "otr"]],
+        ]
     )
     pair.value = node_of(value)
     draft.refuse("plugins", at=(pair,))
@@ -269,7 +309,11 @@ def plugins_empty(draft: Draft) -> None:
     """Settings, and a list of plugins that does not name OTR."""
     draft.need_block()
     pair = draft.switch
-    pair.value = node_of(draft.pick([None, [], [None], 3, True, False, {}, "", [3], [[]], *([[LIGER]] if draft.host.other_plugins else [])]))
+    pair.value = node_of(
+        draft.pick(
+            [None, [], [None], 3, True, False, {}, "", [3], [[]], *([[LIGER]] if draft.host.other_plugins else [])]
+        )
+    )
     draft.refuse("otr", "plugins")
 
 
@@ -358,7 +402,9 @@ def block_twice(draft: Draft) -> None:
 @mutation(BLOCK, hosts=ALL)
 def setting_twice(draft: Draft) -> None:
     pair = a_setting(draft)
-    other = Pair(pair.name, draft.pick([copy.deepcopy(pair.value), node_of(draft.draw(ANY_VALUE[setting_of(draft, pair)]))]))
+    other = Pair(
+        pair.name, draft.pick([copy.deepcopy(pair.value), node_of(draft.draw(ANY_VALUE[setting_of(draft, pair)]))])
+    )
     _beside(draft, block_of(draft), pair, other)
     draft.refuse(pair.name, at=(pair, other))
 
@@ -400,7 +446,9 @@ def merged_switch_overridden(draft: Draft) -> None:
 
 @mutation(BLOCK)
 def block_renamed(draft: Draft) -> None:
-    name = draft.pick(["Otr", "OTR", "oTR", "otr_samples", "otr-samples", "otr_plugin", "otr_config", "otr-plugin", "OTR_SAMPLES"])
+    name = draft.pick(
+        ["Otr", "OTR", "oTR", "otr_samples", "otr-samples", "otr_plugin", "otr_config", "otr-plugin", "OTR_SAMPLES"]
+    )
     block = draft.need_block()
     block.name, block.spelling = name, None
     draft.refuse(name, at=(block,))
@@ -408,7 +456,9 @@ def block_renamed(draft: Draft) -> None:
 
 @mutation(BLOCK)
 def setting_at_the_top_by_its_full_name(draft: Draft) -> None:
-    name = draft.pick(["otr_samples", "otr-samples", "otr/samples", "OTR_SAMPLES", "otr_nll_weight", "otr:samples", "otrsamples"])
+    name = draft.pick(
+        ["otr_samples", "otr-samples", "otr/samples", "OTR_SAMPLES", "otr_nll_weight", "otr:samples", "otrsamples"]
+    )
     pair = Pair(name, Scalar(3))
     draft.document.pairs.append(pair)
     draft.refuse(name, at=(pair,))
@@ -467,16 +517,13 @@ def settings_indented_by_other_spaces(draft: Draft) -> None:
     space = draft.pick(SPACES)
     count = draft.pick([len(settings), draft.pick(range(1, len(settings) + 1))])
     kept, moved = settings[: len(settings) - count], settings[len(settings) - count :]
-    if kept and draft.chance(50):  # with some spaces that YAML takes as such
-        margin = "  "
-    else:
-        margin = ""
+    with_margin = kept and draft.chance(50)  # spaces that YAML takes as such, before the other ones
     assert isinstance(block.value, Mapping)
     lines = []
     for pair in moved:
         assert isinstance(pair.value, Scalar)
         lines.append(f"{space * 2}{pair.name}: {plain(pair.value.value)}")
-    if margin:
+    if with_margin:
         draft.raw_yaml()
         block.value.pairs = [*kept, *(Pair(f"{space}{p.name}", p.value) for p in moved)]
         for new in block.value.pairs[len(kept) :]:
@@ -502,8 +549,25 @@ def block_not_a_mapping(draft: Draft) -> None:
         draft.document.pairs.append(Pair("otr", Scalar(None)))
     block = draft.document["otr"]
     value = draft.pick(
-        [16, True, False, 0, "samples", "samples: 16", "samples=16", "{samples: 16}", ["samples"], [{"samples": 16}], []]
-        + ["true", 1.5, [["samples", 16]], "otr", ["otr"], "on"]
+        [
+            16,
+            True,
+            False,
+            0,
+            "samples",
+            "samples: 16",
+            "samples=16",
+            "{samples: 16}",
+            ["samples"],
+            [{"samples": 16}],
+            [],
+            "true",
+            1.5,
+            [["samples", 16]],
+            "otr",
+            ["otr"],
+            "on",
+        ]
     )
     block.value = node_of(value)
     draft.refuse("otr", at=(block,))
@@ -516,7 +580,9 @@ def block_not_a_mapping(draft: Draft) -> None:
 def unknown_setting(draft: Draft) -> None:
     name = misspelt(draft, draft.pick(SETTINGS))
     if draft.chance(30):
-        name = draft.pick(["k", "kappa", "Samples", "SAMPLES", "top-k", "nll-weight", "num_samples", "enabled", "weight", "loss"])
+        name = draft.pick(
+            ["k", "kappa", "Samples", "SAMPLES", "top-k", "nll-weight", "num_samples", "enabled", "weight", "loss"]
+        )
     if draft.host.reads_variables:
         name = f"OTR_{name.upper()}"
         if name.removeprefix("OTR_").lower() in SETTINGS:
@@ -672,7 +738,9 @@ def option_of_another_host(draft: Draft) -> None:
 
 @mutation(COMMAND, hosts=PLUGIN_HOSTS)
 def option_out_of_bounds(draft: Draft) -> None:
-    name, value = draft.pick([("samples", "0"), ("samples", "x"), ("temperature", "-1"), ("top_p", "2"), ("kernel", "cuda")])
+    name, value = draft.pick(
+        [("samples", "0"), ("samples", "x"), ("temperature", "-1"), ("top_p", "2"), ("kernel", "cuda")]
+    )
     key = "otr." + (name.replace("_", "-") if draft.host.name == "axolotl" else name)
     draft.command.append(f"{'' if draft.host.name == 'llamafactory' else '--'}{key}={value}")
     draft.refuse(name)
@@ -774,6 +842,8 @@ def loss_type_key_misspelt(draft: Draft) -> None:
     name = draft.pick(["Loss_type", "LOSS_TYPE", "loss_types", "losstype", "loss", look_alike(draft, "loss_type")])
     pair.name, pair.spelling = name, None
     draft.refuse((*seen(name), "loss_type"), at=(pair,))
+    if draft.setting_pairs():
+        draft.refuse("add `loss_type: otr`")
 
 
 @mutation(SWITCH, BLOCK, hosts=("swift",))
@@ -835,7 +905,7 @@ def settings_as_a_mapping(draft: Draft) -> None:
 # Recipes without OTR
 
 
-@mutation(BLOCK, without_otr=True, with_otr=False)
+@mutation(SWITCH, BLOCK, without_otr=True, with_otr=False)
 def settings_only(draft: Draft) -> None:
     """`otr:` in a recipe that names no plugins, or others."""
     if draft.host.other_plugins and draft.chance(50):
@@ -845,7 +915,7 @@ def settings_only(draft: Draft) -> None:
     draft.refuse("otr", "plugins", at=(block,))
 
 
-@mutation(BLOCK, without_otr=True, with_otr=False, harmless=True, hosts=("axolotl",))
+@mutation(SWITCH, without_otr=True, with_otr=False, harmless=True, hosts=("axolotl",))
 def another_plugin_alone(draft: Draft) -> None:
     draft.document.pairs.append(Pair("plugins", node_of([draft.pick(draft.host.other_plugins)])))
 

@@ -29,6 +29,7 @@ from benchmarks.hosts.driver import CPU_ENVIRONMENT, make_model
 from benchmarks.paths import ROOT
 from otr_plugin.config import OTRConfig
 
+
 class Reader(ABC):
     """One host in one folder, which holds a tiny model."""
 
@@ -64,8 +65,9 @@ class Reader(ABC):
     def settings(self, found: Any) -> dict[str, Any]:
         """The host's own settings."""
 
+    @abstractmethod
     def forget(self) -> None:
-        """Drops what the host keeps of a recipe."""
+        """Drops what the host keeps of a recipe in this process."""
 
     def read(self, case: Case) -> Reading:
         with self._put_back():
@@ -86,7 +88,11 @@ class Reader(ABC):
         environment = dict(os.environ)
         os.environ.update(case.environment)
         try:
-            with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(printed), warnings.catch_warnings():
+            with (
+                contextlib.redirect_stdout(io.StringIO()),
+                contextlib.redirect_stderr(printed),
+                warnings.catch_warnings(),
+            ):
                 warnings.simplefilter("ignore")
                 found = self.run(case.file, case)
                 config = self.config(found)
@@ -134,7 +140,7 @@ class Axolotl(Reader):
         main, train = import_module("axolotl.cli.main"), import_module("axolotl.cli.train")
         self.launch = import_module("axolotl.cli.utils.train")
         self.manager = import_module("axolotl.integrations.base").PluginManager
-        self.command, self.train = main.train, train
+        self.command, self.train, self.fire = main.train, train, import_module("fire")
         # A class with all keys of the registered plugins takes most of a second to make.
         config, made = import_module("axolotl.utils.config"), {}
         merge = config.merge_input_args
@@ -150,8 +156,6 @@ class Axolotl(Reader):
         self.change(import_module("axolotl.cli.config"), "prepare_debug_log", lambda *_, **__: None)
 
     def run(self, path: str, case: Case) -> Any:
-        import fire
-
         found: list[Any] = []
 
         def accelerate(program: str, command: list[str], environment: Any = None) -> None:
@@ -160,7 +164,7 @@ class Axolotl(Reader):
             if strange := command[2:place]:
                 raise AssertionError(f"accelerate would get the options {strange}")
             sys.argv = command[place + 1 :]
-            fire.Fire(self.train.do_cli, command=sys.argv[1:])
+            self.fire.Fire(self.train.do_cli, command=sys.argv[1:])
 
         sweep = [] if case.sweep is None else ["--sweep", "sweep.yaml"]
         arguments = [path, *sweep, *case.command]
@@ -222,6 +226,9 @@ class LlamaFactory(Reader):
     def settings(self, found: Any) -> dict[str, Any]:
         return {f"{type(part).__name__}.{key}": value for part in found[:4] for key, value in vars(part).items()}
 
+    def forget(self) -> None:
+        pass
+
 
 class TRL(Reader):
     """`trl sft`: the command, what it starts by accelerate, and there the parsed arguments."""
@@ -251,6 +258,9 @@ class TRL(Reader):
 
     def settings(self, found: Any) -> dict[str, Any]:
         return {f"{type(part).__name__}.{key}": value for part in found for key, value in vars(part).items()}
+
+    def forget(self) -> None:
+        pass
 
 
 class Swift(Reader):
@@ -288,6 +298,9 @@ class Swift(Reader):
         skipped = ("training_args", "model_info", "model_meta", "logging_dir", "output_dir", "run_name")
         return {key: value for key, value in vars(found).items() if key not in skipped}
 
+    def forget(self) -> None:
+        pass
+
 
 def _made_once(make: Callable[..., Any]) -> Callable[..., Any]:
     """The function, whose result for the same classes is made once: a parser does not change when it parses."""
@@ -314,7 +327,12 @@ class WithoutThePackage:
         command = [sys.executable, "-m", "benchmarks.fuzz.readers", name, str(folder)]
         environment = CPU_ENVIRONMENT | {"OTR_PLUGIN_AUTOLOAD": "0", "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
         self.process = subprocess.Popen(
-            command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+            command,
+            env=environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
         )
 
     def read(self, case: Case) -> Reading:
@@ -352,7 +370,9 @@ def main() -> None:
     reader = READERS[name](name, Path(folder))
     for line in sys.stdin:
         reading = reader.read(Case(host=name, outcome=Plain(), **json.loads(line)))
-        answers.write(json.dumps({"plain": reading.plain, "error": reading.error, "error_type": reading.error_type}) + "\n")
+        answers.write(
+            json.dumps({"plain": reading.plain, "error": reading.error, "error_type": reading.error_type}) + "\n"
+        )
         answers.flush()
 
 

@@ -18,7 +18,14 @@ from otr_plugin.config import OTRConfig
 T = TypeVar("T")
 Draw = Callable[[st.SearchStrategy[T]], T]
 # Comments that show a recipe with OTR; a comment has no effect.
-COMMENTS = ("see notre_dame", "otr:", "plugins: [otr]", "otr: {samples: 4}", "the settings' names: samples, beta", "[otr]")
+COMMENTS = (
+    "see notre_dame",
+    "otr:",
+    "plugins: [otr]",
+    "otr: {samples: 4}",
+    "the settings' names: samples, beta",
+    "[otr]",
+)
 # Text that looks like a recipe with OTR, in a string.
 TEXTS = (["otr:", "  samples: 4"], ["plugins: [otr]"], ["plugins:", "  - otr", "# otr"], ["a line", "Otr: 3"])
 
@@ -129,7 +136,9 @@ class Draft:
 
 def numbers(low: int, high: int, per_unit: int = 100) -> st.SearchStrategy[int | float]:
     """Numbers with few digits, as people write them."""
-    return st.integers(low * per_unit, high * per_unit).map(lambda n: n // per_unit if n % per_unit == 0 else n / per_unit)
+    return st.integers(low * per_unit, high * per_unit).map(
+        lambda n: n // per_unit if n % per_unit == 0 else n / per_unit
+    )
 
 
 VALUES: dict[str, st.SearchStrategy[Any]] = {
@@ -283,7 +292,9 @@ def _spelling(draft: Draft, scalar: Scalar) -> str | None:
     if value is None:
         return str(draft.pick(["null", "~", "Null"]))
     if isinstance(value, str) and draft.chance(15):
-        return str(draft.pick([json.dumps(value), *([f"'{value}'"] if "'" not in value and value.isprintable() else [])]))
+        return str(
+            draft.pick([json.dumps(value), *([f"'{value}'"] if "'" not in value and value.isprintable() else [])])
+        )
     if isinstance(value, int | float) and not isinstance(value, bool) and scalar.quotable and draft.chance(8):
         return json.dumps(str(value))
     return None

@@ -66,7 +66,11 @@ def search(checker: Checker, examples: int, number: int, minutes: float | None =
 
         @seed(number)
         @settings(
-            max_examples=examples, phases=[Phase.generate], database=None, deadline=None, suppress_health_check=NO_HEALTH_CHECKS
+            max_examples=examples,
+            phases=[Phase.generate],
+            database=None,
+            deadline=None,
+            suppress_health_check=NO_HEALTH_CHECKS,
         )
         @given(cases(checker.host))
         def read(case: Case) -> None:

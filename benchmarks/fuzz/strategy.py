@@ -14,10 +14,7 @@ from benchmarks.fuzz.recipes import Draft, Draw, draft_of
 def cases(draw: Draw[object], host: str, only: str | None = None) -> Case:
     """A recipe for the host with up to two mutations; `only` names the single mutation that every case has."""
     possible = [m for m in MUTATIONS if host in m.hosts and only in (None, m.name)]
-    if only is None:
-        with_otr = bool(draw(st.integers(0, 3)))
-    else:
-        with_otr = draw(st.sampled_from([m.with_otr for m in possible]))
+    with_otr = draw(st.sampled_from([False, True, True, True] if only is None else [m.with_otr for m in possible]))
     draft: Draft = draft_of(draw, HOSTS[host], with_otr)  # type: ignore[arg-type]
     free = [m for m in possible if m.with_otr is with_otr]
     count = 1 if only else draw(st.sampled_from([1, 0, 1, 1, 2]))

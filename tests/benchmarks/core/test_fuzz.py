@@ -1,4 +1,4 @@
-"""The search for recipes that are read otherwise: its recipes are what it believes them to be, and its judge is strict."""
+"""The search for recipes that are read otherwise: its recipes are what it takes them for, and its judge is strict."""
 
 import re
 from itertools import pairwise
@@ -121,6 +121,6 @@ def test_the_judge(outcome, reading, problem):
 
 
 def test_a_refusal_may_be_named_by_one_of_several_words():
-    refusal = Refusal((("Оtr", "U+041E"),))
-    assert refusal.problem_in("otr: U+041E looks like O") is None
-    assert refusal.problem_in("otr: Otr") == "the message does not name ('Оtr', 'U+041E')"
+    refusal = Refusal((("O\u200btr", "U+200B"),))
+    assert refusal.problem_in("otr: U+200B is not seen") is None
+    assert "does not name" in refusal.problem_in("otr: Otr")
