@@ -224,8 +224,9 @@ class Messages(ast.NodeVisitor):
     """The texts of one module that can end up in an error or a warning, with … for what is not fixed.
 
     These are what is raised, with the arguments of a helper such as `_refuse(...)` in their places; what is warned of;
-    f-strings of functions that are called to make a message; reasons, which are what functions return that may also
-    return None; problems that are collected for one message; and any other text that begins with the package's prefix.
+    f-strings of functions that are called to make a message; what is returned by functions that return a message or
+    None; problems that are collected for one message; and any other text that begins with the package's prefix, or
+    that has values and code in it.
     """
 
     PREFIX = re.compile(r"(otr|otr_loss|OTRConfig): ")
@@ -271,9 +272,11 @@ class Messages(ast.NodeVisitor):
         self.generic_visit(node)
 
     def visit_FunctionDef(self, function: ast.FunctionDef) -> None:
-        if function.returns is not None and ast.unparse(function.returns) == "str | None":
-            for node in ast.walk(function):
-                if isinstance(node, ast.Return) and node.value is not None:
+        returns = "" if function.returns is None else ast.unparse(function.returns)
+        for node in ast.walk(function):
+            if isinstance(node, ast.Return) and node.value is not None and returns in ("str", "str | None"):
+                long = isinstance(node.value, ast.JoinedStr) and len(_texts(node.value, {})[0]) > 20
+                if returns == "str | None" or (long and function.name != "describe"):
                     self.add(node.value, {})
         self.generic_visit(function)
 
@@ -285,7 +288,7 @@ class Messages(ast.NodeVisitor):
 
     def visit_Call(self, node: ast.Call) -> None:
         name, owner = getattr(node.func, "attr", ""), getattr(getattr(node.func, "value", None), "id", "")
-        if name == "warn" or (owner, name) == ("problems", "append"):
+        if name == "warn" or (owner, name) in (("problems", "append"), ("", "RecipeError")):
             self.add(node.args[0], {})
         self.generic_visit(node)
 
@@ -294,7 +297,8 @@ class Messages(ast.NodeVisitor):
             self.generic_visit(node)
 
     def visit_JoinedStr(self, node: ast.JoinedStr) -> None:
-        if self.PREFIX.match(_texts(node, {})[0]):
+        text = _texts(node, {})[0]
+        if self.PREFIX.match(text) or ("`" in text and len(re.findall("[A-Za-z]{2,}", text)) > 4):
             self.add(node, {})
 
     def visit_Constant(self, node: ast.Constant) -> None:
@@ -313,6 +317,8 @@ def _texts(node: ast.AST, values: dict[str, str]) -> list[str]:
             return ["".join(next(iter(_texts(part, values)), "…") for part in parts)]
         case ast.BinOp(left=left, op=ast.Add(), right=right):
             return [a + b for a in _texts(left, values) or ["…"] for b in _texts(right, values) or ["…"]]
+        case ast.List(elts=elements):
+            return [text for element in elements for text in _texts(element, values)]
         case ast.IfExp(body=body, orelse=orelse):
             return _texts(body, values) + _texts(orelse, values)
     return []

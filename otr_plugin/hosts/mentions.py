@@ -11,8 +11,12 @@ from otr_plugin.config import OTRConfig
 
 PLUGIN_NAMES = ("otr", "otr_plugin.OTRPlugin")  # what a recipe may write under `plugins:`
 SETTINGS_KEY = "otr"  # the block of settings; also the attribute that carries them on a host's parsed arguments
-# Alphabets with letters that look like Latin ones. Each such letter is compared as "?", which equals any letter.
-LOOK_ALIKES = ("LATIN", "CYRILLIC", "GREEK", "COPTIC", "ARMENIAN", "CHEROKEE", "GEORGIAN", "LISU")
+# Letters that look like those of otr: Cyrillic, Greek, Armenian and small Latin capitals.
+LOOK_ALIKES = str.maketrans(
+    "\u043e\u041e\u03bf\u039f\u0585\u1d0f\u0442\u0422\u03c4\u03a4\u1d1b\u0433\u1d26\u0280", "o" * 6 + "t" * 5 + "r" * 3
+)
+# Letters of these alphabets beside Latin ones in one word are compared as "?", which equals any letter.
+ALPHABETS = ("LATIN", "CYRILLIC", "GREEK", "COPTIC", "ARMENIAN", "CHEROKEE", "GEORGIAN", "LISU")
 NOT_SETTINGS = ("OTR_PLUGIN_AUTOLOAD", "OTR_PLUGIN_TRACE")  # variables that the package itself reads
 # What may follow "otr" in one word: otrsamples, otrplugin.
 ENDINGS = (
@@ -67,7 +71,7 @@ def nearest_setting(name: str) -> str | None:
 
 def _words(name: str) -> Iterator[str]:
     """The words of a name in lower case, split at separators; then those of the last part split at capitals."""
-    plain = "".join(_plain(character) for character in unicodedata.normalize("NFKC", name))
+    plain = "".join(_plain(character) for character in unicodedata.normalize("NFKC", name).translate(LOOK_ALIKES))
     yield from re.findall(r"[a-z0-9?]+", plain.casefold())
     if re.search(r"[a-z][A-Z]|[A-Z]{2}[a-z]", plain):  # useOTR, OTRPlugin
         pieces = re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+", plain)
@@ -79,11 +83,11 @@ def _plain(character: str) -> str:
         return character
     if unicodedata.category(character) in ("Cf", "Mn"):  # zero-width characters and accents
         return ""
-    return "?" if unicodedata.name(character, "").startswith(LOOK_ALIKES) else " "
+    return "?" if unicodedata.name(character, "").startswith(ALPHABETS) else " "
 
 
 def _is_otr(word: str) -> bool:
-    if len(word) < 3 or not (word[0] in "o0?" and word[1] in "t?" and word[2] in "r?"):
+    if len(word) < 3 or not (word[0] in "o0?" and word[1] in "t?" and word[2] in "r?") or word[:3] == "???":
         return False
     rest = word[3:]
     return not rest or rest.isdigit() or bool(difflib.get_close_matches(rest, ENDINGS, n=1, cutoff=0.8))

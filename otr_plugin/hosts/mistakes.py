@@ -56,12 +56,9 @@ def problems_in_text(text: RecipeText, host: Host, is_otr: Callable[[Any], bool]
         found = [line for word, line in text.scalars(text.root) if mentions_otr(word)]
         return [f"{text.place(line)}: the recipe should consist of keys and values: {HOW_TO_ASK}" for line in found[:1]]
     top = text.top()
-    used = {
-        id(node)
-        for key in ("plugins", SETTINGS_KEY)
-        if (entry := kept(top, key)) is not None
-        for node in _nodes(entry.value)
-    }
+    read = [entry for key in ("plugins", SETTINGS_KEY) if (entry := kept(top, key)) is not None]
+    read += [entry for entry in top if entry.merged and entry.key in ("plugins", SETTINGS_KEY)]
+    used = {id(node) for entry in read for node in _nodes(entry.value)}
     problems = [
         *_duplicates(text, top),
         *_stray_keys(text, host, used),

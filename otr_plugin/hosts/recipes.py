@@ -132,7 +132,7 @@ def _read_settings(host: Host, recipe: Mapping[str, Any], text: RecipeText, over
         place = text.place(text.line_of(SETTINGS_KEY))
         raise RecipeError([f"{place}: `otr:` should hold settings, such as `samples: 256`, but it holds {block!r}"])
     in_file = _settings_in(text)
-    lost = [key for key, value in in_file.items() if key not in block and value is not None]
+    lost = [key for key, value in in_file.items() if key not in map(str, block) and value is not None]
     refuse([_dropped(key, text) for key in lost])
     settings = {str(key): value for key, value in block.items()}
     settings |= {key.split(".", 1)[1]: value for key, value in recipe.items() if is_dotted_setting(str(key), host)}
@@ -181,8 +181,11 @@ def _mentions_without_plugin(
     """What the recipe says about OTR although the parsed recipe does not name the plugin."""
     plugins = kept(text.top(), "plugins")
     if plugins and any(is_otr(word) for word, _ in text.scalars(plugins.value)):
-        message = f"{text.place(plugins.line)}: `plugins:` names otr, but {COMMAND_LINE} replaced the list by {names}, "
-        return [message + "so the run would train without OTR: name otr there too, or remove it from the recipe"]
+        message = (
+            f"{text.place(plugins.line)}: `plugins:` names otr, but {COMMAND_LINE} replaced the list by {names}, so "
+            "the run would train without OTR: name otr there too, or remove it from the recipe"
+        )
+        return [message]
     keys = [key for key in map(str, recipe) if key == SETTINGS_KEY or key.startswith(f"{SETTINGS_KEY}.")]
     written = {entry.key for entry in text.top()}
     if overrides:
@@ -220,9 +223,14 @@ def _as_written(value: Any) -> str:
 def refuse_conflicts(problems: list[str], switched_on_by: str = "`plugins: [otr]`") -> None:
     """Raise if the recipe selects a loss other than OTR's, because the run would then train something else."""
     if problems:
-        message = f"{switched_on_by} trains with One-Token Rollout, but this recipe also selects another loss, and the "
-        message += f"run would not train with OTR. {'; '.join(problems)}."
-        raise RecipeError([message])
+        raise RecipeError([_other_loss(switched_on_by, "; ".join(problems))])
+
+
+def _other_loss(switched_on_by: str, problems: str) -> str:
+    return (
+        f"{switched_on_by} trains with One-Token Rollout, but this recipe also selects another loss, and the run would "
+        f"not train with OTR. {problems}."
+    )
 
 
 def untried_version(package: str, tried: tuple[str, ...]) -> str | None:

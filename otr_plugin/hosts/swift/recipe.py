@@ -88,9 +88,8 @@ def _duplicates(text: RecipeText, top: list[Entry]) -> list[str]:
     blocks = [entry for entry in top if entry.key in (BLOCK, "loss_type")]
     problems = []
     if any(mentions_otr(word) for entry in blocks for word, _ in text.scalars(entry.value)):
-        for key in (BLOCK, "loss_type"):
-            found = [entry for entry in blocks if entry.key == key]
-            problems += differing(text, found) if found else []
+        for key in dict.fromkeys(entry.key for entry in blocks):
+            problems += differing(text, [entry for entry in blocks if entry.key == key])
     for block in (entry for entry in blocks if entry.key == BLOCK):
         inside = entries(block.value)
         for key in dict.fromkeys(entry.key for entry in inside if begins_with_otr(entry.key)):
@@ -141,7 +140,7 @@ def _misspelt(environment: Mapping[str, str], text: RecipeText) -> list[str]:
 def _overridden(environment: Mapping[str, str], text: RecipeText) -> list[str]:
     """Variables that the shell sets to another value than the recipe. Swift keeps the shell's, with a warning."""
     return [
-        f"{_place(name, text)}: {name} is {value!r} in the recipe and {environment[name]!r} in the shell: remove one"
+        f"{_place(name, text)}: `{name}` is {value!r} in the recipe and {environment[name]!r} in the shell: remove one"
         for name, value in _variables_in(text).items()
         if name in VARIABLES and name in environment and environment[name] != str(value)
     ]

@@ -53,7 +53,7 @@ def test_settings_without_the_plugin_are_refused(factory, plugins, extra, monkey
     monkeypatch.setenv("ALLOW_EXTRA_ARGS", extra)
     with pytest.raises(
         ValueError,
-        match=r"`otr:` is a setting of OTR, but `plugins:` \(.*\) does not name otr, so the run would ignore the setting",
+        match=r"`otr:` is a setting of OTR, but `plugins:` \(.*\) does not name otr, so the run would",
     ):
         parse(factory, plugins=plugins, otr={"samples": 8})
 

@@ -126,7 +126,7 @@ def test_a_recipe_without_otr_is_unaffected(parse):
         ),
         (
             "loss_type: otr\nENV: {OTR_BETA: -0.5}",
-            "2: OTR_BETA is -0.5 in the recipe and '0.5' in the shell",
+            "2: `OTR_BETA` is -0.5 in the recipe and '0.5' in the shell",
         ),
     ],
 )

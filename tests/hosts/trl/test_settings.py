@@ -80,10 +80,10 @@ def test_settings_without_the_plugin_are_refused(trl, plugins):
     """The script itself drops unknown keys."""
     with pytest.raises(
         ValueError,
-        match=r"`otr:` is a setting of OTR, but `plugins:` \(.*\) does not name otr, so the run would ignore the setting",
+        match=r"`otr:` is a setting of OTR, but `plugins:` \(.*\) does not name otr, so the run would",
     ):
         parse(trl, plugins=plugins, otr={"samples": 8})
-    with pytest.raises(ValueError, match="so the run would ignore the settings and train without OTR"):
+    with pytest.raises(ValueError, match="so the run would ignore the setting and train without OTR"):
         parse(trl, "--otr.samples=8", plugins=plugins)
 
 
