@@ -616,8 +616,9 @@ WRONG: dict[str, tuple[Any, ...]] = {
 }
 
 
-@mutation(BLOCK, hosts=ALL)
+@mutation(BLOCK, COMMAND, VARIABLES, hosts=ALL)
 def wrong_value(draft: Draft) -> None:
+    """A value that is out of bounds or of another type. A right one elsewhere may override it."""
     name = draft.pick(SETTINGS)
     value = draft.pick(WRONG[name])
     if draft.host.reads_variables and value == "":  # an empty variable may mean null
@@ -690,9 +691,15 @@ def misspelt_option(draft: Draft) -> None:
         (["otr.samples=3"], "otr.samples"),
         (["--otr/samples=3"], "otr"),
     ]
-    command, word = draft.pick(kinds)
+    _give(draft, draft.pick(kinds))
+
+
+def _give(draft: Draft, given: tuple[list[str], str]) -> None:
+    command, word = given
     draft.command += command
     draft.refuse(word)
+    if draft.settings is None:  # that the plugin is missing is also true
+        draft.refuse("otr", "plugins")
 
 
 @mutation(COMMAND, hosts=("llamafactory",), without_otr=True)
@@ -713,9 +720,7 @@ def misspelt_override(draft: Draft) -> None:
         (["plugin=[otr]"], "plugin"),
         (["plugins=[OTR]"], "OTR"),
     ]
-    command, word = draft.pick(kinds)
-    draft.command += command
-    draft.refuse(word)
+    _give(draft, draft.pick(kinds))
 
 
 @mutation(COMMAND, hosts=("swift",), without_otr=True)
@@ -797,7 +802,7 @@ def variable_in_trls_env(draft: Draft) -> None:
     draft.refuse(variable)
 
 
-@mutation(VARIABLES, hosts=("swift",), with_otr=False, without_otr=True)
+@mutation(SWITCH, VARIABLES, hosts=("swift",), with_otr=False, without_otr=True)
 def variable_without_the_loss(draft: Draft) -> None:
     draft.environment["OTR_SAMPLES"] = "3"
     draft.refuse("OTR_SAMPLES", "loss_type")
