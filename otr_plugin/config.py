@@ -158,14 +158,16 @@ class OTRConfig(BaseModel):
         """A problem if `baseline: mean` leaves every reward at zero: the reward of a single token is its own mean."""
         if self.baseline != "mean":
             return {}
-        for name, wrong, allowed in (
-            ("samples", self.draws and self.samples < 2, "at least 2"),
-            ("top_k", self.top_k is not None and self.top_k < 2, "at least 2"),
-            ("top_p", self.top_p < 0.1, "at least 0.1"),
+        for name, value, minimum in (
+            ("samples", self.samples if self.draws else None, 2),
+            ("top_k", self.top_k, 2),
+            ("top_p", self.top_p, 0.1),
         ):
-            if wrong:
-                problem = f"{name} should be {allowed} with `baseline: mean`, got {getattr(self, name)}: where only "
-                return {name: problem + "one token can be drawn, its reward is the baseline, and the gradient is zero"}
+            if value is not None and value < minimum:
+                problem = (
+                    f"{name} should be at least {minimum} with `baseline: mean`, got {value}: where only one token "
+                )
+                return {name: problem + "can be drawn, its reward is the baseline, and the gradient is zero"}
         return {}
 
     @property

@@ -193,6 +193,8 @@ def test_another_variable_is_not(monkeypatch, name):
         (["--otr-samples=16"], "`--otr-samples`: write `--otr.samples VALUE`"),
         (["--otr", "{samples: 16}"], "`--otr`: write `--otr.samples VALUE`"),
         (["--plugin", "otr"], "`--plugin`: the plugin is named by"),
+        (["otr.samples=16"], "`otr.samples`: write `--otr.samples VALUE`"),  # as LLaMA-Factory's users write
+        (["run_name=otr"], None),
     ],
 )
 def test_options_that_mention_otr_are_checked(arguments, problem):

@@ -233,8 +233,8 @@ def problems_in_arguments(arguments: Sequence[str], allowed: str | None = OPTION
     """Options that mention OTR and do not match `allowed`, a regular expression; with None, no such option exists."""
     problems = []
     for word, following in zip(arguments, [*arguments[1:], ""], strict=True):
-        option = word.split("=", 1)[0]
-        if not option.startswith("-"):
+        option, equals, _ = word.partition("=")
+        if not option.startswith("-") and not equals:
             continue
         name = option.lstrip("-")
         if begins_with_otr(name) and not (allowed and re.fullmatch(allowed, option)):

@@ -153,11 +153,19 @@ def _dropped(key: str, text: RecipeText) -> str:
 
 
 def _place_of_setting(key: str, settings: Mapping[str, Any], in_file: Mapping[str, Any], text: RecipeText) -> str:
-    if key in in_file and (key not in settings or in_file[key] == settings[key]):
+    if key in in_file and (key not in settings or _same(in_file[key], settings[key])):
         return text.place(text.line_of(SETTINGS_KEY, key))
     if any(entry.key == f"{SETTINGS_KEY}.{key}" for entry in text.top()):
         return text.place(text.line_of(f"{SETTINGS_KEY}.{key}"))
     return _elsewhere(text)
+
+
+def _same(in_file: Any, parsed: Any) -> bool:
+    """Whether the host has parsed what is in the file: OmegaConf reads 1e-05 as a number, PyYAML as text."""
+    try:
+        return str(in_file) == str(parsed) or float(in_file) == float(parsed)
+    except (TypeError, ValueError, OverflowError):
+        return False
 
 
 def _elsewhere(text: RecipeText) -> str:

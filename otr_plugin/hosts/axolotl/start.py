@@ -15,7 +15,14 @@ from typing import Any
 
 from otr_plugin.hosts.axolotl.recipe import HOST
 from otr_plugin.hosts.mentions import is_plugin_name, mentions_otr
-from otr_plugin.hosts.mistakes import problems_in_arguments, problems_in_environment, problems_in_text, runs_as
+from otr_plugin.hosts.mistakes import (
+    COMMAND_LINE,
+    problem_with_plugin,
+    problems_in_arguments,
+    problems_in_environment,
+    problems_in_text,
+    runs_as,
+)
 from otr_plugin.hosts.patching import replace
 from otr_plugin.hosts.recipe_text import RecipeText, value_of
 from otr_plugin.hosts.recipes import RecipeError, named_plugins, read_recipe, refuse
@@ -123,6 +130,9 @@ def patch_prepare_plugins(module: ModuleType) -> None:
         text = RecipeText.read(cfg.get("axolotl_config_path"))
         names = named_plugins(cfg)
         refuse(problems_in_text(text, HOST, _may_be_otr))
+        refuse(
+            [f"{COMMAND_LINE}: {wrong}" for name in names if (wrong := problem_with_plugin(name, HOST, _may_be_otr))]
+        )
         if any(map(_may_be_otr, names)):
             cfg["plugins"] = names  # Axolotl would take a string apart into letters
         elif not any(map(mentions_otr, names)):

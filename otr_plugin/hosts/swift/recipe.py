@@ -40,8 +40,8 @@ def read_recipe(loss_type: Any, text: RecipeText, environment: Mapping[str, str]
     problems = [*problems_in_text(text), *_misspelt(environment, text)]
     names = [loss_type] if isinstance(loss_type, str) else list(loss_type or [])
     wrong = [name for name in names if mentions_otr(name) and name != LOSS_TYPE]
-    if wrong and text.line_of("loss_type") is None:
-        problems.append(f"`loss_type: {wrong[0]}`: write `loss_type: otr`")
+    if wrong and not any(word in wrong for word, _ in _loss_types_in(text)):
+        problems.append(f"{COMMAND_LINE}: `loss_type: {wrong[0]}`: write `loss_type: otr`")
     if LOSS_TYPE not in names:
         line = text.line_of("loss_type")
         if any(word == LOSS_TYPE for word, _ in _loss_types_in(text)):
