@@ -825,6 +825,13 @@ def variable_of_another_program(draft: Draft) -> None:
     draft.environment[draft.pick(names + (["OTR_HOME"] if draft.settings is None else []))] = "0"
 
 
+@mutation(hosts=("axolotl",), without_otr=True, harmless=True)
+def another_launcher(draft: Draft) -> None:
+    """By default, `accelerate launch` starts another process."""
+    launcher = draft.pick(["python", "torchrun"])
+    draft.command += [f"--launcher={launcher}"] if draft.chance(50) else ["--launcher", launcher]
+
+
 @mutation(hosts=("llamafactory",), without_otr=True, harmless=True)
 def extra_keys_allowed(draft: Draft) -> None:
     draft.environment["ALLOW_EXTRA_ARGS"] = draft.pick(["1", "true", "0"])

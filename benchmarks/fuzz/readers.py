@@ -71,7 +71,7 @@ class Reader(ABC):
 
     def read(self, case: Case) -> Reading:
         with self._put_back():
-            if case.after_otr and isinstance(case.outcome, Plain):
+            if case.after_otr:
                 self._read(self._right_recipe())
             return self._read(case)
 
@@ -158,11 +158,11 @@ class Axolotl(Reader):
     def run(self, path: str, case: Case) -> Any:
         found: list[Any] = []
 
-        def accelerate(program: str, command: list[str], environment: Any = None) -> None:
-            """What `accelerate launch` would start. Its own options stand before -m."""
+        def start(program: str, command: list[str], environment: Any = None) -> None:
+            """What `accelerate launch` or `torchrun` would start. Their own options stand before -m."""
             place = command.index("-m")
-            if strange := command[2:place]:
-                raise AssertionError(f"accelerate would get the options {strange}")
+            if strange := [word for word in command[1:place] if word != "launch"]:
+                raise AssertionError(f"{command[0]} would get the options {strange}")
             sys.argv = command[place + 1 :]
             self.fire.Fire(self.train.do_cli, command=sys.argv[1:])
 
@@ -171,8 +171,8 @@ class Axolotl(Reader):
         sys.argv = ["axolotl", "train", *arguments]
         with (
             mock.patch.object(self.train, "do_train", lambda cfg, _: found.append(cfg)),
-            mock.patch.object(self.launch.os, "execvpe", accelerate),
-            mock.patch.object(self.launch.subprocess, "run", lambda command, check: accelerate("", command)),
+            mock.patch.object(self.launch.os, "execvpe", start),
+            mock.patch.object(self.launch.subprocess, "run", lambda command, check: start("", command)),
         ):
             self.command.main(arguments, standalone_mode=False)
         (cfg,) = found
