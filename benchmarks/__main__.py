@@ -6,7 +6,7 @@ import argparse
 
 from benchmarks import figures
 from benchmarks.learning import command as learning
-from benchmarks.performance import axolotl_step, fit, gpu, loss
+from benchmarks.performance import axolotl_step, fit, gpu, gradient_size, loss
 from benchmarks.quickstart import command as quickstart
 from benchmarks.quickstart import pretrain
 
@@ -15,6 +15,7 @@ COMMANDS = {
     "gpu": (gpu, "time and peak memory of the loss on a GPU, and the bandwidth of its kernel"),
     "fit": (fit, "the longest sequence that trains with 8 to 24 GiB of GPU memory"),
     "axolotl": (axolotl_step, "time and peak memory of a step in the real Axolotl, with and without the plugin"),
+    "gradient": (gradient_size, "the size of OTR's gradient beside that of SFT"),
     "quickstart": (quickstart, "a small model learns a new skill in the real Axolotl, by SFT and by OTR"),
     "learning": (learning, "a study of when OTR helps: small models learn by SFT, DFT and OTR; it can be resumed"),
     "pretrain": (pretrain, "pretrain the small model of the quickstart"),

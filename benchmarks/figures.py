@@ -27,7 +27,7 @@ from benchmarks import provenance
 from benchmarks.learning import plan, report, store, tables
 from benchmarks.learning.study import Study
 from benchmarks.paths import RESULTS, ROOT
-from benchmarks.performance import axolotl_step, loss
+from benchmarks.performance import axolotl_step, gradient_size, loss
 from benchmarks.quickstart import command as quickstart
 from otr_plugin import OTRConfig
 
@@ -203,6 +203,7 @@ RENDERERS: dict[tuple[str, str | None], Callable[[Any], list[str]]] = {
     ("loss-cpu", "trainable"): _trainable_head,
     ("loss-cpu", "growth"): _growth,
     ("axolotl-cpu", None): axolotl_step.readme_figures,
+    ("gradient-size-cpu", None): gradient_size.readme_figures,
     ("config", "table"): _settings_table,
     ("config", "sections"): _settings_sections,
     ("config", "spellings"): _settings_spellings,

@@ -298,7 +298,7 @@ class Messages(ast.NodeVisitor):
 
     def visit_JoinedStr(self, node: ast.JoinedStr) -> None:
         text = _texts(node, {})[0]
-        if self.PREFIX.match(text) or ("`" in text and len(re.findall("[A-Za-z]{2,}", text)) > 4):
+        if self.PREFIX.match(text) or ("`" in text and "\n" not in text and len(re.findall("[A-Za-z]{2,}", text)) > 4):
             self.add(node, {})
 
     def visit_Constant(self, node: ast.Constant) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 import otr_plugin
 from benchmarks.paths import RESULTS, ROOT
-from benchmarks.performance import axolotl_step, loss
+from benchmarks.performance import axolotl_step, gradient_size, loss
 
 HOSTS = {"axolotl", "llamafactory", "trl", "swift", "transformers", "peft"}
 
@@ -35,7 +35,10 @@ def test_every_public_name_can_be_imported():
         _ = otr_plugin.nothing
 
 
-@pytest.mark.parametrize(("stem", "benchmark"), [("loss-cpu", loss), ("axolotl-cpu", axolotl_step)])
+@pytest.mark.parametrize(
+    ("stem", "benchmark"),
+    [("loss-cpu", loss), ("axolotl-cpu", axolotl_step), ("gradient-size-cpu", gradient_size)],
+)
 def test_a_results_page_is_rendered_from_its_file(stem, benchmark):
     results = json.loads((RESULTS / f"{stem}.json").read_text())
     assert (RESULTS / f"{stem}.md").read_text() == benchmark.render(results)

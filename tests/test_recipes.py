@@ -48,6 +48,7 @@ def test_a_right_recipe_is_read_as_a_person_reads_it(recipe, settings):
         "samples: 16\nbeta: 0.1\ntemperature: 2",
         "datasets: [{path: otr.jsonl, field: notre_dame}]",
         "plugins: [a.b.Plugin]",
+        "ort: {samples: 16}",
         "env: {OTR_HOME: x}",
         "\u6570\u636e\u96c6: x\n\u0442\u0440\u0438: 3",  # Chinese, and three Cyrillic letters
         "{}",
@@ -91,6 +92,8 @@ PLUGIN = "plugins: [otr]\n"
         ("lora:\n  plugins: [otr]", "recipe.yml:2: `plugins:` below `lora:`: "),
         ("env: {OTR_SAMPLES: 16}", "recipe.yml:1: `OTR_SAMPLES:` below `env:`: write `samples:` below `otr:`"),
         ("otr.samples: 16", "recipe.yml:1: `otr.samples:`: write `samples:` below `otr:`"),
+        (PLUGIN + "ort: {samples: 16}", "recipe.yml:2: `ort:` holds settings of OTR: write `otr:`"),
+        (PLUGIN + "otrr: {beta: 0, samples: 16}", "recipe.yml:2: `otrr:` holds settings of OTR: write `otr:`"),
         # plugins
         ("plugin: [otr]", "recipe.yml:1: `plugin:` should be `plugins:`"),
         ("Plugins:\n- otr", "recipe.yml:1: `Plugins:` should be `plugins:`"),
@@ -107,6 +110,7 @@ PLUGIN = "plugins: [otr]\n"
         # settings
         ("otr: {samples: 16}", "recipe.yml:1: `otr:` is a setting of OTR, but `plugins:` ([]) does not name otr"),
         ("otr:", "recipe.yml:1: `otr:` is a setting of OTR, but `plugins:` ([]) does not name otr"),
+        (PLUGIN + "otr: {otr: {nll_weight: 1e-05}}", "recipe.yml:2: unknown key 'otr'"),
         (PLUGIN + "otr: [samples]", "recipe.yml:2: `otr:` should hold settings"),
         (PLUGIN + "otr: true", "recipe.yml:2: `otr:` should hold settings"),
         (PLUGIN + "otr:\n  samples: 0", "recipe.yml:3: samples should be greater than or equal to 1, got 0"),

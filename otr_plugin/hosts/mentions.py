@@ -47,11 +47,11 @@ def reads_as_setting(variable: str) -> bool:
     return begins_with_otr(variable) and (nearest_setting(variable) is not None or len(list(_words(variable))) == 1)
 
 
-def is_close_to(name: object, word: str) -> bool:
+def is_close_to(name: object, word: str, least: float = 0.8) -> bool:
     """Whether the name reads as the word: another case, another separator, a letter too many or too few."""
     if not isinstance(name, str):
         return False
-    return difflib.SequenceMatcher(None, "".join(_words(name)), word).ratio() >= 0.8
+    return difflib.SequenceMatcher(None, "".join(_words(name)), word).ratio() >= least
 
 
 def setting_meant_by(name: object) -> str | None:

@@ -43,7 +43,7 @@ class Host:
     name: str
     other_losses: Mapping[str, str]  # keys with which it computes another loss, and the fix for each
     has_plugins: bool = False  # whether `plugins:` may name others than otr
-    own_keys: tuple[str, ...] = ()  # keys of its own that are also the name of a setting
+    own_keys: tuple[str, ...] = ()  # keys of its own that read as one of OTR's
     dotted_keys: bool = False  # whether `otr.samples: 16` at the top is a setting
     other_problems: Callable[[Mapping[str, Any]], list[str]] = field(default=lambda recipe: [])
 
@@ -65,6 +65,7 @@ def problems_in_text(text: RecipeText, host: Host, is_otr: Callable[[Any], bool]
         *_plugins(text, top, host, is_otr),
         *_selected_elsewhere(text, top),
         *_not_indented(text, top, host),
+        *_misspelt_block(text, top, host),
     ]
     return in_order_of_lines(problems, text)
 
@@ -191,6 +192,21 @@ def _not_indented(text: RecipeText, top: list[Entry], host: Host) -> list[str]:
                 f"{text.place(entry.line)}: `{entry.key.strip()}:` is not below `otr:`: indent it by spaces"
             )
     return problems
+
+
+def _misspelt_block(text: RecipeText, top: list[Entry], host: Host) -> list[str]:
+    """A block of nothing but settings under a name that is nearly `otr`, in a recipe that names the plugin."""
+    if not any(map(_is_about_otr, top)):
+        return []
+    return [
+        f"{text.place(entry.line)}: `{entry.key}:` holds settings of OTR: write `otr:`"
+        for entry in top
+        if not mentions_otr(entry.key)
+        and entry.key not in host.own_keys
+        and is_close_to(entry.key, SETTINGS_KEY, 0.6)
+        and (inside := entries(entry.value))
+        and all(each.key in OTRConfig.model_fields for each in inside)
+    ]
 
 
 def _words_in(node: yaml.Node) -> Iterator[str]:

@@ -165,7 +165,7 @@ def _same(in_file: Any, parsed: Any) -> bool:
     try:
         return str(in_file) == str(parsed) or float(in_file) == float(parsed)
     except (TypeError, ValueError, OverflowError):
-        return False
+        return isinstance(in_file, dict | list) and type(in_file) is type(parsed)
 
 
 def _elsewhere(text: RecipeText) -> str:

@@ -49,6 +49,13 @@ def choose_kernel(name: Literal["auto", "torch", "triton"], device: torch.device
             raise not_implemented(__name__, "kernel", name, ("auto", "torch", "triton"))
 
 
+def kernel_name(name: Literal["auto", "torch", "triton"], device: torch.device, dtype: torch.dtype) -> str:
+    """The kernel that runs with this setting for logits of this dtype on this device: "torch" or "triton"."""
+    if name == "triton":  # The kernel itself is not imported: where it cannot run, the first loss says why.
+        return name
+    return "torch" if choose_kernel(name, device, dtype) is torch_kernel.compute_chunk else "triton"
+
+
 def why_not_triton(device: torch.device, dtype: torch.dtype) -> str | None:
     """The reason why Triton's kernel cannot be used for logits of this dtype on this device; None if it can."""
     if dtype == torch.float64:

@@ -13,15 +13,16 @@ from otr_plugin.model.handle import HANDLE_ATTRIBUTE, Handle
 REASON = "an attached model"
 
 
-def attach(model: nn.Module, config: OTRConfig | None = None, *, seed: int = 0) -> Handle:
+def attach(model: nn.Module, config: OTRConfig | None = None, *, seed: int | None = None) -> Handle:
     """Make a Hugging Face causal language model (PEFT-wrapped, compiled or neither) train with OTR.
 
     From then on `model(..., labels=...)` returns OTR's loss in training, and plain NLL in evaluation. Draws come from a
-    generator of OTR's own, keyed by `seed`, the optimiser step, the micro-batch and the rank.
+    generator of OTR's own, keyed by `seed`, the optimiser step, the micro-batch and the rank. Without a seed it is that
+    of the trainer's arguments, and 0 if no trainer trains the model.
 
-    While any model is attached, transformers' `Trainer.__init__` and TRL's `SFTTrainer.__init__` are wrapped in this
-    process, so that a trainer that is constructed with an attached model follows its own steps and logs OTR's metrics.
-    Trainers of other models are unaffected.
+    While any model is attached, methods of transformers' `Trainer` and TRL's `SFTTrainer` are wrapped in this process.
+    A trainer of an attached model then draws by its own steps and logs OTR's metrics, whether the model was attached
+    before the trainer was constructed or after. Trainers of other models are unaffected.
 
     `handle.detach()` restores the model, and with the last attached model the trainer classes. A model that is attached
     again is detached first.
@@ -30,8 +31,12 @@ def attach(model: nn.Module, config: OTRConfig | None = None, *, seed: int = 0) 
     if hasattr(inner, HANDLE_ATTRIBUTE):
         getattr(inner, HANDLE_ATTRIBUTE).detach()
     handle = Handle(inner, OTRConfig() if config is None else config, seed)
-    patch_trainers(REASON)
     handle.on_detach.append(_unpatch_trainers_after_the_last)
+    try:
+        patch_trainers(REASON)
+    except Exception:
+        handle.detach()
+        raise
     return handle
 
 
@@ -50,7 +55,7 @@ def attached_handle(model: Any) -> Handle | None:
 
 
 def find_causal_lm(model: Any) -> Any:
-    """The model that owns the language-model head, under torch.compile, DDP and PEFT."""
+    """The model that owns the language-model head, under torch.compile, DDP, PEFT and ms-swift's own tuners."""
     inner = model
     while True:
         if hasattr(inner, "_orig_mod"):
@@ -59,6 +64,8 @@ def find_causal_lm(model: Any) -> Any:
             inner = inner.module
         elif hasattr(inner, "get_base_model") and inner.get_base_model() is not inner:
             inner = inner.get_base_model()
+        elif not hasattr(type(inner), "get_output_embeddings") and "base_model" in getattr(inner, "_modules", {}):
+            inner = inner.base_model  # ms-swift's SwiftModel, which only passes the model's attributes on
         else:
             break
     head = inner.get_output_embeddings() if hasattr(inner, "get_output_embeddings") else None

@@ -26,6 +26,22 @@ POSITIONS = 8  # few, because their logits exist whole
 
 
 @dataclass(frozen=True)
+class FirstStepReport:
+    """What a check that passed has compared."""
+
+    positions: int
+    logit_error: float  # the largest difference, as a share of the largest logit
+    nll_error: float  # the difference of the NLL, as a share of the larger of 1 and the largest logit
+
+    def describe(self) -> str:
+        """One line for the host's log."""
+        return (
+            f"OTR's first-step check passed: at {self.positions} trained positions, the logits differ from the model's "
+            f"own by at most {self.logit_error:.1e} of the largest one, and the NLL by {self.nll_error:.1e}"
+        )
+
+
+@dataclass(frozen=True)
 class FirstStepCheck:
     """OTR's results at P trained positions, and the head's own output there for the model to process further."""
 
@@ -35,7 +51,7 @@ class FirstStepCheck:
     logits: Tensor  # [P, vocabulary], computed as OTR computes them
     nll: Tensor  # their mean NLL, by otr_loss
 
-    def compare(self, logits: Tensor, loss_function: Callable[..., Any], model_name: str) -> None:
+    def compare(self, logits: Tensor, loss_function: Callable[..., Any], model_name: str) -> FirstStepReport:
         """Raise RuntimeError if the model's own logits or the NLL from its own loss_function differ from OTR's.
 
         `logits` is what the model made of `head_output`, as its loss_function receives it.
@@ -46,6 +62,13 @@ class FirstStepCheck:
                 f"otr: the output head of {model_name} gives logits of shape {list(self.logits.shape)}, and the model "
                 f"passes logits of shape {list(logits.shape)} to its loss_function. OTR does not support such a model: "
                 "it computes the loss from the head's logits, one row per label."
+            )
+        if not self.head_output.isfinite().all() and not self.logits.isfinite().all():
+            raise RuntimeError(
+                f"otr: at the first {len(self.labels)} trained positions, {model_name}'s own logits are not finite "
+                "(NaN or infinity), so no loss can be computed from them, with OTR or without. Look for weights that "
+                "are not finite, for an overflow in float16, and for rows of the batch in which the attention mask "
+                "hides all tokens."
             )
         nll = loss_function(
             logits=logits.unsqueeze(0),
@@ -66,6 +89,7 @@ class FirstStepCheck:
                 f"logit_scale {self.transform.logit_scale} and softcap {self.transform.softcap} from the model's "
                 "config and applied nothing else."
             )
+        return FirstStepReport(len(self.labels), logit_error, nll_error)
 
 
 @torch.no_grad()

@@ -24,18 +24,21 @@ import functools
 import hashlib
 import inspect
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
+from otr_plugin import __version__
 from otr_plugin.config import OTRConfig, not_implemented
 from otr_plugin.loss import otr_loss
 from otr_plugin.loss.checks import IGNORE_INDEX
+from otr_plugin.loss.dispatch import kernel_name
 from otr_plugin.metrics import TOKEN_COUNT, average, reduce_over_ranks
-from otr_plugin.model.first_step import FirstStepCheck, begin_check
+from otr_plugin.model.first_step import FirstStepCheck, FirstStepReport, begin_check
 from otr_plugin.model.inline_loss import (
     INLINE_LOSS_MODELS,
     forward_class,
@@ -73,29 +76,63 @@ class Handle:
         extra_arguments          names of keyword arguments that the host passes to the model's forward and that are
                                  removed because the forward does not accept them
         on_detach                functions that detach() calls once, of this handle and of its copies
+        default_seed             the seed of the draws if attach() was given none
+        disconnect               ends what a host does while one of its trainers works with the model; detach() calls it
     """
 
     attached: ClassVar[weakref.WeakSet[Handle]] = weakref.WeakSet()  # all handles of attached models, copies included
 
-    def __init__(self, model: Any, config: OTRConfig, seed: int) -> None:
+    def __init__(self, model: Any, config: OTRConfig, seed: int | None) -> None:
         self.model, self.config, self.seed = model, config, seed
         self.nll_config = config.model_copy(update={"objective": "sft", "nll_weight": 0.0})  # for evaluation
         self.head, self.forward_class = model.get_output_embeddings(), forward_class(model)
         self.logit_transform = logit_transform(model.config)
         require_supported_head(self.head)
+        _require_top_k_within(model, config)
 
         self.rank = 0
         self.evaluation_needs_logits = False
         self.transform_output: Callable[[Call, Any], Any] | None = None
         self.extra_arguments: tuple[str, ...] = ()
         self.on_detach: list[Callable[[], None]] = []
+        self.default_seed = 0
+        self.disconnect: Callable[[], None] | None = None
 
         self.step = self.micro_batch = 0  # micro_batch: training forwards since start_step
-        self.first_step_checked = False
+        self.first_step_report: FirstStepReport | None = None  # None until the first-step check has passed
         self.call: Call | None = None  # the forward that is running
         self.sums: dict[str, Tensor] = {}  # each metric's sum since take_metrics
 
         Handle.attached.add(self)
+        self._replace_functions()
+        for module in (model, self.head):
+            setattr(module, HANDLE_ATTRIBUTE, self)
+
+    def detach(self) -> None:
+        """Restore the model and call the functions in `on_detach`. Does nothing the second time."""
+        if self not in Handle.attached:
+            return
+        Handle.attached.remove(self)
+        self._restore_functions()
+        for module in (self.model, self.head):
+            delattr(module, HANDLE_ATTRIBUTE)
+        if self.disconnect is not None:
+            self.disconnect()
+        for function in self.on_detach:
+            function()
+
+    @contextmanager
+    def suspended(self) -> Iterator[None]:
+        """Restore the model for the time of a block. What the block replaces in the model then lies under OTR."""
+        self._restore_functions()
+        try:
+            yield
+        finally:
+            if self in Handle.attached:
+                self._replace_functions()
+
+    def _replace_functions(self) -> None:
+        model = self.model
         self.original_loss_function = model.loss_function
         # transformers stores an assigned loss_function there, and otherwise looks one up by the model's type.
         self.had_assigned_loss_function = "_loss_function" in model.__dict__
@@ -103,38 +140,45 @@ class Handle:
             ReplacedForward(model, _make_model_forward),
             ReplacedForward(self.head, _make_head_forward),
         ]
-        for module in (model, self.head):
-            setattr(module, HANDLE_ATTRIBUTE, self)
         model.loss_function = self.loss_function
 
-    def detach(self) -> None:
-        """Restore the model and call the functions in `on_detach`. Does nothing the second time."""
-        if self not in Handle.attached:
-            return
-        Handle.attached.remove(self)
+    def _restore_functions(self) -> None:
         for replaced in self.replaced_forwards:
             replaced.undo()
         if self.had_assigned_loss_function:
             self.model.loss_function = self.original_loss_function
         else:
             del self.model._loss_function
-        for module in (self.model, self.head):
-            delattr(module, HANDLE_ATTRIBUTE)
-        for function in self.on_detach:
-            function()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy of the model belongs to no trainer: a trainer that was copied with it would copy its data, too."""
+        return self.__dict__ | {"disconnect": None, "transform_output": None, "extra_arguments": ()}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """A copied or unpickled model is attached, like its original."""
         self.__dict__ = state
         Handle.attached.add(self)
 
-    def describe(self) -> str:
-        """One line for the host's log: that OTR is active, with which objective and inside which head."""
+    def describe(self, device: torch.device | None = None) -> str:
+        """One line for the host's log: that OTR is active, every setting that has an effect, and inside which head.
+
+        `device` is where the model will train, if that is not where its head is now.
+        """
+        weight = next(self.head.parameters())
+        dtype = weight.dtype if weight.is_floating_point() else torch.float32  # 4-bit weights are stored as integers
+        kernel = kernel_name(self.config.kernel, weight.device if device is None else device, dtype)
+        seed = f", seed {self.seed_of_draws}" if self.config.draws else ""
         trained = any(p.requires_grad for p in self.head.parameters())
         return (
-            f"OTR is active: {_describe_objective(self.config)}, computed inside the "
-            f"{'trained' if trained else 'frozen'} {type(self.head).__name__} head of {type(self.model).__name__}"
+            f"OTR is active: {_describe_objective(self.config)}{seed}, kernel {kernel}, chunk_tokens "
+            f"{self.config.chunk_tokens}, computed inside the {'trained' if trained else 'frozen'} "
+            f"{type(self.head).__name__} head of {type(self.model).__name__}, otr-plugin {__version__}"
         )
+
+    @property
+    def seed_of_draws(self) -> int:
+        """The seed that attach() was given; without one, the default seed."""
+        return self.default_seed if self.seed is None else self.seed
 
     def start_step(self, step: int) -> None:
         """Key the draws of the following forwards by this optimiser step."""
@@ -216,9 +260,9 @@ class Handle:
             missed = "output head" if call.loss is None else "loss_function"
             raise RuntimeError(
                 f"otr: {type(self.model).__name__} was called with labels, but its forward did not call its {missed}: "
-                "something else computes the loss, and the model would be trained without OTR. The usual causes are a "
+                "something else computes the loss, and the model would be trained without OTR. The usual cause is a "
                 "fused cross entropy (Liger's fused_linear_cross_entropy, Cut Cross Entropy, Unsloth), which has to "
-                "be disabled, and an SFTTrainer of TRL created before attach(): call attach() first."
+                "be disabled."
             )
 
     # head_forward replaces lm_head.forward. Its steps follow it.
@@ -237,11 +281,10 @@ class Handle:
         if self.model.training:
             self.micro_batch += 1
             self._add_to_metrics(call.sums)
-            if not self.first_step_checked:
+            if self.first_step_report is None:
                 call.first_step_check = begin_check(
                     self.head, original, hidden, labels, self.logit_transform, self.nll_config
                 )
-                self.first_step_checked = call.first_step_check is not None
         return hidden[..., :1] if call.first_step_check is None else call.first_step_check.head_output
 
     def _compute_loss(self, hidden: Tensor, labels: Tensor, num_items: Any) -> tuple[Tensor, dict[str, Tensor]]:
@@ -269,7 +312,7 @@ class Handle:
 
         They come from a generator of their own, so the host's random stream is the same as without OTR.
         """
-        seed = draw_seed(self.seed, self.step, self.micro_batch, self.rank)
+        seed = draw_seed(self.seed_of_draws, self.step, self.micro_batch, self.rank)
         generator = torch.Generator(device).manual_seed(seed)
         return torch.rand(positions, self.config.samples, device=device, generator=generator)
 
@@ -289,7 +332,9 @@ class Handle:
             call.loss_returned = True
             if call.first_step_check is not None:
                 logits = args[0] if args else kwargs["logits"]
-                call.first_step_check.compare(logits, self.original_loss_function, type(self.model).__name__)
+                self.first_step_report = call.first_step_check.compare(
+                    logits, self.original_loss_function, type(self.model).__name__
+                )
             return call.loss.clone()  # mixture-of-experts models add their auxiliary loss to it in place
         if call is None and not self.model.training:
             loss: Tensor = self.original_loss_function(*args, **kwargs)
@@ -299,6 +344,16 @@ class Handle:
             f"otr: {type(self.model).__name__} called its loss_function, but OTR's replacement of its {missed} did not "
             "run: another function was put in its place after attach(), or the model was pickled. Call attach() last, "
             "or disable what replaced it."
+        )
+
+
+def _require_top_k_within(model: Any, config: OTRConfig) -> None:
+    """A larger top_k would leave nothing out, which is not what its author meant."""
+    vocabulary = model.config.get_text_config().vocab_size
+    if config.top_k is not None and config.top_k > vocabulary:
+        raise ValueError(
+            f"otr: top_k is {config.top_k}, but {type(model).__name__} has {vocabulary} tokens: set top_k to at most "
+            f"{vocabulary}, or remove it."
         )
 
 
@@ -318,6 +373,8 @@ def _describe_objective(config: OTRConfig) -> str:
     match config.objective:
         case "otr":
             rest = f"temperature {config.temperature}, beta {config.beta}, baseline {config.baseline}"
+            rest += "" if config.top_k is None else f", top_k {config.top_k}"
+            rest += "" if config.top_p == 1 else f", top_p {config.top_p}"
             text = f"objective otr ({_describe_estimator(config)}, {rest})"
         case "dft" | "sft":
             text = f"objective {config.objective}"

@@ -31,6 +31,8 @@ def linear_arguments(head: Any, hidden: Tensor) -> LinearArguments:
     if hasattr(head, "modules_to_save") and hasattr(head, "original_module"):  # PEFT trains a copy of the head
         active = _active_adapters(head)
         return linear_arguments(head.modules_to_save[active[0]] if active else head.original_module, hidden)
+    if hasattr(head, "token_adapter"):
+        return _with_trained_tokens(head.token_adapter, hidden)
     if hasattr(head, "lora_A") and hasattr(head, "base_layer"):
         return _with_lora(head, hidden)
     if kind == "Linear4bit" and hasattr(head, "weight"):
@@ -38,8 +40,8 @@ def linear_arguments(head: Any, hidden: Tensor) -> LinearArguments:
     if not isinstance(head, nn.Linear) or type(head).forward is not nn.Linear.forward:
         raise ValueError(
             f"otr: the model's output head is a {kind}, whose forward is not that of a plain linear layer. Supported "
-            "heads are nn.Linear and bitsandbytes' Linear4bit, each also with LoRA or in modules_to_save. Exclude the "
-            "head from quantisation and from the adapter's target modules."
+            "heads are nn.Linear and bitsandbytes' Linear4bit, each also with LoRA, DoRA or trainable_token_indices, "
+            "or in modules_to_save. Exclude the head from quantisation and from the adapter's target modules."
         )
     if not head.weight.dtype.is_floating_point or type(head.weight.data) is not Tensor:
         raise ValueError(
@@ -83,9 +85,12 @@ def _with_lora(head: Any, hidden: Tensor) -> LinearArguments:
             continue
         if name in getattr(head, "lora_variant", {}):
             variant = type(head.lora_variant[name]).__name__
+            if variant == "DoraLinearVariant" and len(_active_adapters(head)) == 1 and head.lora_B[name].bias is None:
+                return _with_dora(head, name, base)
             raise ValueError(
-                f"otr: the adapter on the model's output head is a {variant}; only plain LoRA is supported there. "
-                "Remove lm_head from the adapter's target_modules, or train the whole head with modules_to_save."
+                f"otr: the adapter on the model's output head is a {variant}; only plain LoRA and one DoRA without "
+                "bias are supported there. Remove lm_head from the adapter's target_modules, or train the whole head "
+                "with modules_to_save."
             )
         a, b = head.lora_A[name], head.lora_B[name]
         low_rank = head.scaling[name] * a(head.lora_dropout[name](hidden.to(a.weight.dtype)))
@@ -95,6 +100,36 @@ def _with_lora(head: Any, hidden: Tensor) -> LinearArguments:
             scaled = head.scaling[name] * b.bias
             bias = scaled.to(base.weight.dtype) if bias is None else bias + scaled
     return LinearArguments(torch.cat(inputs, -1), torch.cat(weights, -1), bias)
+
+
+def _with_dora(head: Any, name: str, base: LinearArguments) -> LinearArguments:
+    """DoRA's m (h W' + s (h A') B') as [h, s h A'] @ [m W, m B]'; m is a trained magnitude over a norm, for each row.
+
+    With dropout d, PEFT computes h W' + (m - 1) d(h) W' + m s (d(h) A') B', which is a product with W and (m - 1) W.
+    """
+    a, b, dora = head.lora_A[name], head.lora_B[name], head.lora_magnitude_vector[name]
+    dropout, scaling = head.lora_dropout[name], head.scaling[name]
+    hidden, weight = base.hidden, base.weight
+    norm = dora.get_weight_norm(weight, (b.weight @ a.weight).detach().to(weight.dtype), scaling).detach()
+    m = (dora.weight / norm).to(weight.dtype).unsqueeze(1)
+    if isinstance(dropout, nn.Identity) or not head.training:
+        dropped, inputs, weights = hidden.to(a.weight.dtype), [hidden], [m * weight]
+    else:
+        dropped = dropout(hidden.to(a.weight.dtype))
+        inputs, weights = [hidden, dropped.to(hidden.dtype)], [weight, (m - 1) * weight]
+    low_rank = scaling * a(dropped)
+    inputs.append(low_rank.to(hidden.dtype))
+    weights.append(m * b.weight.to(weight.dtype))
+    return LinearArguments(torch.cat(inputs, -1), torch.cat(weights, -1), base.bias)
+
+
+def _with_trained_tokens(adapter: Any, hidden: Tensor) -> LinearArguments:
+    """PEFT's trainable_token_indices on a head that is tied to the embedding: some rows of the weight are trained."""
+    base = linear_arguments(adapter.base_layer, hidden)
+    active = _active_adapters(adapter)
+    if adapter.merged or not active:
+        return base
+    return LinearArguments(base.hidden, adapter.get_merged_weights(active), None)  # PEFT leaves the bias out, too
 
 
 def _dequantised(head: Any, hidden: Tensor) -> LinearArguments:

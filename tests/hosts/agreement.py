@@ -2,6 +2,9 @@
 
 import hashlib
 import json
+import os
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -45,6 +48,29 @@ def same_after_resume(unbroken, resumed):
 def _trained(entry):
     """What training computed, without speeds and times."""
     return {key: entry[key] for key in entry if key in ("step", "loss", "grad_norm") or key.startswith("otr/")}
+
+
+LOAD_EVERYTHING = """
+import pathlib, sys
+sys.modules["otr_plugin"] = None  # an import of it raises
+import torch, transformers
+files = [p for p in pathlib.Path(sys.argv[1]).rglob("*") if p.suffix in (".bin", ".pt", ".pth")]
+assert any(p.name == "training_args.bin" for p in files), "nothing was saved"
+for path in files:
+    torch.load(path, weights_only=False, map_location="cpu")
+for state in pathlib.Path(sys.argv[1]).rglob("trainer_state.json"):
+    transformers.TrainerState.load_from_json(state)
+print(len(files), "files loaded")
+"""
+
+
+def loads_without_this_package(folder):
+    """What a run has saved, training_args.bin among it, can be loaded where this package is not installed."""
+    env = {**os.environ, "OTR_PLUGIN_AUTOLOAD": "0", "HF_HUB_OFFLINE": "1"}
+    command = [sys.executable, "-c", LOAD_EVERYTHING, str(folder)]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "files loaded" in done.stdout
 
 
 # One example repeated, so that batches are the same in every host and in every order. Draws differ all the same.

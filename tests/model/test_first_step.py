@@ -30,3 +30,36 @@ def test_the_check_waits_for_a_batch_with_a_trained_token():
     model(**inputs | {"labels": torch.full_like(inputs["labels"], -100)})
     with pytest.raises(RuntimeError, match="differ from the model's own by"):
         model(**inputs)
+
+
+def test_a_mismatch_that_is_caught_is_found_again():
+    model, inputs = attached_without_the_models_scale(), batch()
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match="differ from the model's own by"):
+            model(**inputs)
+
+
+def test_the_report_says_what_was_compared():
+    model = tiny("llama")
+    handle = attach(model, OTR)
+    assert handle.first_step_report is None
+    model(**batch())
+    report = handle.first_step_report
+    assert report.positions == 8
+    assert 0 <= report.logit_error < 1e-4
+    assert report.describe() == (
+        "OTR's first-step check passed: at 8 trained positions, the logits differ from the model's own by at most "
+        f"{report.logit_error:.1e} of the largest one, and the NLL by {report.nll_error:.1e}"
+    )
+    model(**batch(seed=1))
+    assert handle.first_step_report is report, "once"
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_model_whose_own_logits_are_not_finite_is_refused_as_such(value):
+    model = tiny("llama")
+    attach(model, OTR)
+    with torch.no_grad():
+        model.model.norm.weight[0] = value
+    with pytest.raises(RuntimeError, match="LlamaForCausalLM's own logits are not finite"):
+        model(**batch())

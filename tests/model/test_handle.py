@@ -137,7 +137,11 @@ def test_transform_output_replaces_the_output_of_forwards_that_computed_the_loss
     [
         (
             {"samples": 16},
-            "objective otr (16 samples, temperature 1.3, beta -0.1, baseline none)",
+            "objective otr (16 samples, temperature 1.3, beta -0.1, baseline none), seed 0",
+        ),
+        (
+            {"samples": 16, "top_k": 5, "top_p": 0.9, "beta": 0.5},
+            "objective otr (16 samples, temperature 1.3, beta 0.5, baseline none, top_k 5, top_p 0.9), seed 0",
         ),
         (
             {"estimator": "exact", "nll_weight": 0.1},
@@ -146,11 +150,19 @@ def test_transform_output_replaces_the_output_of_forwards_that_computed_the_loss
         ({"objective": "dft"}, "objective dft"),
         ({"objective": "sft"}, "objective sft"),
     ],
-    ids=["sampled", "exact", "dft", "sft"],
+    ids=["sampled", "every setting", "exact", "dft", "sft"],
 )
 def test_describe_names_the_objective_and_the_head(settings, text):
     handle = attach(tiny("llama"), OTRConfig(**settings))
-    assert handle.describe() == f"OTR is active: {text}, computed inside the trained Linear head of LlamaForCausalLM"
+    assert handle.describe() == (
+        f"OTR is active: {text}, kernel torch, chunk_tokens auto, computed inside the trained Linear head of "
+        "LlamaForCausalLM, otr-plugin 0.1.0"
+    )
+
+
+def test_describe_names_what_will_run():
+    handle = attach(tiny("llama"), OTRConfig(chunk_tokens=64, kernel="triton"), seed=7)
+    assert "seed 7, kernel triton, chunk_tokens 64, " in handle.describe()
 
 
 @pytest.mark.parametrize("update", [{"objective": "new"}, {"estimator": "new"}], ids=["objective", "estimator"])

@@ -10,14 +10,21 @@ from .comparison import OTR, SFT, assert_same_gradients, loss_and_gradients, spe
 from .families import batch, tiny
 
 
-def with_adapter(seed=0, dropout=0.0, name="llama", **settings):
+def with_adapter(seed=0, dropout=0.0, name="llama", tied=False, **settings):
     torch.manual_seed(seed)
     settings.setdefault("target_modules", ["q_proj", "v_proj"])
     config = LoraConfig(r=4, lora_alpha=16, lora_dropout=dropout, task_type="CAUSAL_LM", **settings)
-    model = get_peft_model(tiny(name), config)
+    base = tiny(name)
+    if tied:
+        base.config.tie_word_embeddings = True
+        base.tie_weights()
+    model = get_peft_model(base, config)
     for parameter_name, parameter in model.named_parameters():
-        if "lora_B" in parameter_name:  # zero at first, which would hide errors in the adapter
+        # lora_B is zero at first, the others are what the base has: errors in the adapter would be hidden.
+        if any(part in parameter_name for part in ("lora_B", "trainable_tokens_delta")):
             parameter.data.normal_(std=0.2)
+        if "lora_magnitude_vector" in parameter_name:
+            parameter.data.mul_(torch.rand_like(parameter) + 0.5)
     return model.train()
 
 
@@ -26,6 +33,10 @@ ADAPTERS = {
     "on the head too": {"target_modules": ["q_proj", "lm_head"]},
     "on the head, with its bias": {"target_modules": ["lm_head"], "lora_bias": True, "name": "phi, head with bias"},
     "head in modules_to_save": {"modules_to_save": ["lm_head"]},
+    "DoRA on the head": {"target_modules": ["q_proj", "lm_head"], "use_dora": True},
+    "DoRA on a head with a bias": {"target_modules": ["lm_head"], "use_dora": True, "name": "phi, head with bias"},
+    "tokens of a tied head": {"trainable_token_indices": [1, 5, 7], "tied": True},
+    "tokens of the embedding": {"trainable_token_indices": [1, 5, 7]},
     "head and embeddings in modules_to_save": {"modules_to_save": ["lm_head", "embed_tokens"]},
 }
 
@@ -51,9 +62,10 @@ def test_objective_otr_equals_the_specification_by_autograd(settings):
     assert_same_gradients(gradients, specification_by_autograd(model, handle, inputs, OTR)[1])
 
 
-def test_dropout_of_an_adapter_on_the_head_is_applied():
+@pytest.mark.parametrize("dora", [False, True], ids=["LoRA", "DoRA"])
+def test_dropout_of_an_adapter_on_the_head_is_applied(dora):
     """With the same torch seed OTR draws the model's own dropout mask: the head's adapter is the only one to draw."""
-    model, inputs = with_adapter(target_modules=["lm_head"], dropout=0.5), batch()
+    model, inputs = with_adapter(target_modules=["lm_head"], dropout=0.5, use_dora=dora), batch()
     torch.manual_seed(1)
     want_loss, want = loss_and_gradients(model, **inputs)
     attach(model, SFT)
@@ -64,18 +76,29 @@ def test_dropout_of_an_adapter_on_the_head_is_applied():
         assert_same_gradients(gradients, want)
 
 
-def test_a_disabled_adapter_on_the_head_has_no_effect():
-    model, inputs = with_adapter(target_modules=["lm_head"], modules_to_save=None), batch()
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"target_modules": ["lm_head"]},
+        {"target_modules": ["lm_head"], "use_dora": True},
+        {"trainable_token_indices": [1, 5], "tied": True},
+    ],
+    ids=["LoRA", "DoRA", "tokens"],
+)
+def test_a_disabled_adapter_on_the_head_has_no_effect(settings):
+    model, inputs = with_adapter(**settings), batch()
     with torch.no_grad(), model.disable_adapter():
         want = model(**inputs).loss
         attach(model, SFT)
         torch.testing.assert_close(model(**inputs).loss, want, rtol=1e-5, atol=1e-8)
 
 
-def test_dora_on_the_head_is_refused():
+def test_two_dora_adapters_on_the_head_are_refused():
     model = with_adapter(target_modules=["lm_head"], use_dora=True)
+    model.add_adapter("second", LoraConfig(r=4, target_modules=["lm_head"], use_dora=True))
+    model.base_model.set_adapter(["default", "second"])
     with pytest.raises(
-        ValueError, match="the adapter on the model's output head is a DoraLinearVariant; only plain LoRA"
+        ValueError, match="the adapter on the model's output head is a DoraLinearVariant; only plain LoRA and one DoRA"
     ):
         attach(model, OTRConfig())
 

@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import functools
 import sys
+from pathlib import Path
 from typing import Any
 
+import yaml
 from axolotl.integrations.base import BasePlugin
 from axolotl.utils.logging import get_logger
 from pydantic import BaseModel, Field, model_validator
 
+from otr_plugin import __version__
 from otr_plugin.config import OTRConfig
 from otr_plugin.hosts.axolotl.recipe import HOST
 from otr_plugin.hosts.mentions import SETTINGS_KEY, is_plugin_name
 from otr_plugin.hosts.mistakes import is_dotted_setting
 from otr_plugin.hosts.recipe_text import RecipeText
 from otr_plugin.hosts.recipes import named_plugins, read_recipe, untried_version
-from otr_plugin.hosts.transformers.adapter import attach_and_connect, require_kernel
+from otr_plugin.hosts.transformers.adapter import Log, attach_and_announce, require_kernel
 
 LOG = get_logger("axolotl.otr")  # Axolotl shows only its own loggers' messages
 TRIED = ("0.19.0",)
+CARD_HEADING = "### One-Token Rollout"
 
 
 class OTRArgs(BaseModel):
@@ -49,9 +54,10 @@ class OTRPlugin(BasePlugin):
     def add_callbacks_post_trainer(self, cfg: Any, trainer: Any) -> list[Any]:
         # Axolotl keeps the plugins of earlier recipes in the same process registered, and calls them for this one too.
         if any(map(loads_otr, named_plugins(cfg))):
-            settings = cfg.otr.to_dict() if cfg.otr else {}
-            LOG.info(attach_and_connect(trainer, OTRConfig(**settings)).describe())
-        return []  # attach_and_connect has added the callback already
+            config = OTRConfig(**(cfg.otr.to_dict() if cfg.otr else {}))
+            attach_and_announce(trainer, config, Log(LOG.info, LOG.warning))
+            _add_settings_to_model_card(trainer, config)
+        return []  # the trainer gets OTR's callback when it starts to train
 
 
 def loads_otr(name: Any) -> bool:
@@ -61,3 +67,25 @@ def loads_otr(name: Any) -> bool:
     module, _, attribute = name.rpartition(".") if isinstance(name, str) else ("", "", "")
     loaded = getattr(sys.modules.get(module), attribute, None)
     return isinstance(loaded, type) and issubclass(loaded, OTRPlugin)
+
+
+def _add_settings_to_model_card(trainer: Any, config: OTRConfig) -> None:
+    """Axolotl's model card shows the recipe's file, which lacks what the command line has changed."""
+    create_model_card = trainer.create_model_card
+
+    @functools.wraps(create_model_card)
+    def create(*args: Any, **kwargs: Any) -> None:
+        create_model_card(*args, **kwargs)
+        card = Path(trainer.args.output_dir) / "README.md"
+        if not trainer.is_world_process_zero() or not card.exists():
+            return
+        text = card.read_text(encoding="utf-8")
+        if CARD_HEADING not in text:
+            settings = yaml.safe_dump({SETTINGS_KEY: config.model_dump()}, sort_keys=False)
+            section = (
+                f"{CARD_HEADING}\n\nTrained with otr-plugin {__version__}, seed {trainer.args.seed} and these "
+                f"settings, those of the command line included:\n\n```yaml\n{settings}```\n"
+            )
+            card.write_text(f"{text.rstrip()}\n\n{section}", encoding="utf-8")
+
+    trainer.create_model_card = create

@@ -42,4 +42,11 @@ def other_loss_plugins(recipe: Mapping[str, Any]) -> list[str]:
     return problems
 
 
-HOST = Host("Axolotl", OTHER_LOSSES, has_plugins=True, dotted_keys=True, other_problems=other_loss_plugins)
+HOST = Host(
+    "Axolotl",
+    OTHER_LOSSES,
+    has_plugins=True,
+    own_keys=("trl",),  # whose block has `beta` and `temperature`, too
+    dotted_keys=True,
+    other_problems=other_loss_plugins,
+)

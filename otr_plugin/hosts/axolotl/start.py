@@ -26,6 +26,7 @@ from otr_plugin.hosts.mistakes import (
 from otr_plugin.hosts.patching import replace
 from otr_plugin.hosts.recipe_text import RecipeText, value_of
 from otr_plugin.hosts.recipes import RecipeError, named_plugins, read_recipe, refuse
+from otr_plugin.hosts.resume import resumed_without_otr
 
 
 def patch_load_plugin(module: ModuleType) -> None:
@@ -133,13 +134,16 @@ def patch_prepare_plugins(module: ModuleType) -> None:
         refuse(
             [f"{COMMAND_LINE}: {wrong}" for name in names if (wrong := problem_with_plugin(name, HOST, _may_be_otr))]
         )
-        if any(map(_may_be_otr, names)):
+        if any(map(mentions_otr, names)):
             cfg["plugins"] = names  # Axolotl would take a string apart into letters
-        elif not any(map(mentions_otr, names)):
+        else:
             read_recipe(HOST, cfg, text, is_otr=_may_be_otr)  # raises if the command line has replaced `plugins:`
         original(cfg)
         _require_loaded(names, text)
-        read_recipe(HOST, cfg, text, is_otr=_loaded_otr)
+        if read_recipe(HOST, cfg, text, is_otr=_loaded_otr) is None:
+            checkpoint = cfg.get("resume_from_checkpoint") or bool(cfg.get("auto_resume_from_checkpoints"))
+            if warning := resumed_without_otr(checkpoint, cfg.get("output_dir")):
+                import_module("axolotl.utils.logging").get_logger("axolotl.otr").warning(warning)
 
     replace(module, "prepare_plugins", prepare_plugins, "an error for recipes in which OTR would be misread")
 

@@ -13,12 +13,14 @@ from importlib.metadata import version
 from types import ModuleType
 from typing import Any
 
+from otr_plugin.config import OTRConfig
 from otr_plugin.hosts.llamafactory.recipe import HOST, STAGES, recipe_text
 from otr_plugin.hosts.mentions import SETTINGS_KEY
 from otr_plugin.hosts.mistakes import problems_in_arguments, problems_in_environment, problems_in_text
 from otr_plugin.hosts.patching import is_marked, marked, replace
 from otr_plugin.hosts.recipes import read_recipe, refuse, untried_version
-from otr_plugin.hosts.transformers.adapter import attach_and_connect, require_kernel
+from otr_plugin.hosts.resume import resumed_without_otr
+from otr_plugin.hosts.transformers.adapter import Log, attach_and_announce, require_kernel
 
 TRIED = ("0.9.5",)
 TRAINERS = {  # of each of STAGES
@@ -51,7 +53,7 @@ def patch_parser(parser_module: ModuleType) -> None:
         for part in parsed:
             if type(part).__name__ == "FinetuningArguments":
                 _require_patched_trainer(part.stage)
-            setattr(part, SETTINGS_KEY, config)
+            setattr(part, SETTINGS_KEY, config.model_dump())  # pickled with the arguments: plain values
         return parsed
 
     @functools.wraps(read_args)
@@ -108,13 +110,16 @@ def _init_with_otr(original: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(original)
     def init(self: Any, *args: Any, **kwargs: Any) -> None:
         original(self, *args, **kwargs)
-        config = getattr(self.finetuning_args, SETTINGS_KEY, None)
-        if config is not None:
-            from llamafactory.extras import logging
+        from llamafactory.extras import logging
 
-            log = logging.get_logger("llamafactory.otr")
+        log = logging.get_logger("llamafactory.otr")
+        settings = getattr(self.finetuning_args, SETTINGS_KEY, None)
+        if settings is None:
+            if warning := resumed_without_otr(self.args.resume_from_checkpoint, self.args.output_dir):
+                log.warning_rank0(warning)
+        else:
             if warning := untried_version("llamafactory", TRIED):
                 log.warning_rank0(warning)
-            log.info_rank0(attach_and_connect(self, config).describe())
+            attach_and_announce(self, OTRConfig(**settings), Log(log.info_rank0, log.warning_rank0))
 
     return marked(init)

@@ -26,15 +26,17 @@ from swift.utils import get_logger
 from otr_plugin.hosts.patching import is_marked, marked, replace, trace
 from otr_plugin.hosts.recipe_text import RecipeText
 from otr_plugin.hosts.recipes import conflicts, refuse_conflicts, untried_version
+from otr_plugin.hosts.resume import resumed_without_otr
 from otr_plugin.hosts.swift.recipe import (
     CONFIG_FILE,
     IN_MEGATRON,
     LOSS_TYPE,
     OTHER_LOSSES,
     read_recipe,
+    set_in_the_shell,
     settings,
 )
-from otr_plugin.hosts.transformers.adapter import attach_and_connect, require_kernel
+from otr_plugin.hosts.transformers.adapter import Log, attach_and_announce, require_kernel
 from otr_plugin.metrics import TOKEN_COUNT
 
 TRIED = ("4.6.0",)
@@ -62,7 +64,10 @@ def patch_trainer_factory(factory_module: ModuleType) -> None:
 
     @functools.wraps(original)
     def get_training_args(args: Any) -> Any:
-        check(args)  # here every argument is final, and no weight is loaded yet
+        trains_with_otr = check(args)  # here every argument is final, and no weight is loaded yet
+        warning = resumed_without_otr(args.resume_from_checkpoint, args.output_dir)
+        if warning and not trains_with_otr:
+            get_logger().warning(warning)
         return original(args)
 
     why = "checks recipes with OTR before any weight is loaded"
@@ -71,12 +76,12 @@ def patch_trainer_factory(factory_module: ModuleType) -> None:
     trace(f"{__name__} added {LOSS_TYPE!r} to swift.loss.loss_map and {ATTACH!r} to swift.callbacks.callbacks_map")
 
 
-def check(args: Any) -> None:
-    """Refuse a recipe in which OTR would be misread, or that has its loss beside another one."""
+def check(args: Any) -> bool:
+    """Whether a recipe trains with OTR. Raises if OTR would be misread, or another loss would be computed."""
     text = RecipeText.read(os.environ.get(CONFIG_FILE))
     config = read_recipe(getattr(args, "loss_type", None), text, os.environ)
     if config is None:
-        return
+        return False
     require_kernel(config)
     problems = conflicts(vars(args), OTHER_LOSSES, text)
     weighs = args.is_binary_loss_scale is None and not get_loss_scale(args.loss_scale).is_binary_loss_scale
@@ -98,6 +103,7 @@ def check(args: Any) -> None:
         if wrong:
             problems.append(f"`{key}: {getattr(args, key)}`: {fix}")
     refuse_conflicts(problems, "`loss_type: otr`")
+    return True
 
 
 class OTRLoss(BaseLoss):
@@ -127,15 +133,20 @@ class AttachCallback(TrainerCallback):
                 f"otr: {type(template).__name__} computes a loss of its own, and the run would not train with OTR. "
                 "Choose another template."
             )
+        if trainer.args.acc_strategy != "token":
+            raise ValueError(
+                f"otr: `acc_strategy: {trainer.args.acc_strategy}` counts sequences whose tokens are all right, from "
+                "whole logits, which OTR never holds; swift would drop the metric silently. Set it to token."
+            )
         trainer.compute_loss_func = None  # so that the trainer leaves the labels to the model
         if warning := untried_version("ms-swift", TRIED):
             log.warning(warning)
-        handle = attach_and_connect(trainer, settings(os.environ))
+        handle = attach_and_announce(trainer, settings(os.environ), Log(log.info, log.warning))
+        if shell := set_in_the_shell(os.environ, RecipeText.read(os.environ.get(CONFIG_FILE))):
+            log.info(f"Settings of OTR from the shell, and not from the recipe: {', '.join(shell)}")
         handle.transform_output = self.transform_output
-        if trainer.args.acc_strategy == "token":
-            for metrics in trainer.custom_metrics.values():
-                metrics["token_acc"] = TokenAccuracy(nan_value=None, device=trainer.args.device)
-        log.info(handle.describe())
+        for metrics in trainer.custom_metrics.values():
+            metrics["token_acc"] = TokenAccuracy(nan_value=None, device=trainer.args.device)
 
     def transform_output(self, call: Any, output: Any) -> Any:
         """Feed swift's accuracy from OTR's counts; swift would compute it from logits, which do not exist."""

@@ -75,6 +75,12 @@ def settings(environment: Mapping[str, str], text: RecipeText | None = None) -> 
         ) from None
 
 
+def set_in_the_shell(environment: Mapping[str, str], text: RecipeText) -> list[str]:
+    """The settings, such as OTR_SAMPLES=16, that the recipe lacks under ENV."""
+    in_file = _variables_in(text)
+    return [f"{name}={environment[name]}" for name in VARIABLES if name in environment and name not in in_file]
+
+
 def problems_in_text(text: RecipeText) -> list[str]:
     """What mentions OTR in the file and would not be read as a person reads it."""
     if not isinstance(text.root, yaml.MappingNode):

@@ -8,7 +8,7 @@ from otr_plugin.hosts.patching import adapter
 
 
 def patch_trainer(module: ModuleType) -> None:
-    """Connects a Trainer that is constructed with an attached model: its steps, its log and its checks."""
+    """Connects a Trainer to its attached model while it trains or evaluates: its steps, its log and its checks."""
     adapter("transformers").patch_trainer(module)
 
 

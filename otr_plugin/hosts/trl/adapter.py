@@ -1,8 +1,9 @@
 """TRL: `plugins: [otr]` and an `otr:` block in the YAML of `trl sft`; and SFTTrainer with an attached model.
 
 The patched parser takes the two keys out of the recipe and leaves the settings on the SFTConfig. An SFTTrainer that
-finds them there, or that is constructed with an attached model, trains with OTR. TRL's own fused head would compute the
-loss without calling the model's head, so it is left out, and OTR fills in the output that SFTTrainer expects from it.
+finds them there, or that has an attached model when it starts to train, trains with OTR. TRL's own fused head would
+compute the loss without calling the model's head. It lies under OTR, which does not call it, and is in use again after
+`detach`; OTR fills in the output that SFTTrainer expects from it.
 """
 
 from __future__ import annotations
@@ -11,9 +12,10 @@ import copy
 import copyreg
 import dataclasses
 import functools
+import inspect
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from importlib.metadata import version
 from types import ModuleType
@@ -36,11 +38,12 @@ from otr_plugin.hosts.recipes import (
     refuse_conflicts,
     untried_version,
 )
-from otr_plugin.hosts.transformers.adapter import attach_and_connect, require_kernel
+from otr_plugin.hosts.resume import resumed_without_otr
+from otr_plugin.hosts.transformers.adapter import CONNECT, Log, attach_and_announce, changed, require_kernel
 from otr_plugin.hosts.trl.recipe import HOST, OTHER_LOSSES, recipe_in, recipe_text, split_options
 from otr_plugin.metrics import TOKEN_COUNT
 from otr_plugin.model.attach import attached_handle
-from otr_plugin.model.handle import Call
+from otr_plugin.model.handle import Call, Handle
 
 TRIED = ("1.9.0", "1.16.0")
 # Functions with which TRL puts its own fused head into a model: from 1.16 on for every loss, before for chunked_nll.
@@ -73,7 +76,10 @@ def patch_parser(parser_module: ModuleType) -> None:
         if config is not None:
             require_kernel(config)
         parsed = original_parse(self, words, *rest, **options)
-        return parsed if config is None else _carry(config, parsed)
+        if config is None:
+            _warn_if_resumed_without_otr(parsed)
+            return parsed
+        return _carry(config, parsed)
 
     why = "the keys plugins and otr, which the parser does not know"
     replace(parser, "set_defaults_with_config", set_defaults_with_config, why)
@@ -96,31 +102,40 @@ def patch_trainer(trainer_module: ModuleType) -> None:
         if settings is None and handle is None:
             original(self, *given, **named)
             return
-        if type(self).compute_loss is not trainer.compute_loss:
-            raise ValueError(
-                f"otr: {type(self).__name__} overrides compute_loss, but OTR provides only the output that the "
-                "compute_loss of SFTTrainer reads. Use SFTTrainer, or a subclass that does not override compute_loss."
-            )
+        _require_known_head(trainer_module)
+        _refuse_compute_loss(self, trainer)
         if args is not None:
-            _leave_the_loss_to_the_model(args, trainer_module)
-        with _without_fused_head(trainer_module):
+            refuse_conflicts(_other_losses(args))
+        with nullcontext() if handle is None else handle.suspended():  # TRL's fused head then lies under OTR
             original(self, *given, **named)
-        if hasattr(trainer_module, CHUNKED_HEAD) and self.compute_metrics is not None:
-            raise ValueError(
-                f"otr: TRL {version('trl')} would pass sums instead of logits to compute_metrics, because OTR never "
-                "holds whole logits. Leave compute_metrics out, or use TRL 1.16, which computes logits for it."
-            )
-        if settings is not None:
-            handle = attach_and_connect(self, OTRConfig(**settings))
-            self.accelerator.print(handle.describe())
-        assert handle is not None
-        handle.transform_output = functools.partial(_output_for_trainer, handle.model.config.get_text_config())
-        handle.extra_arguments = FUSED_HEAD_ARGUMENTS
-        handle.evaluation_needs_logits = False  # SFTTrainer gets logits for compute_metrics by a call without labels
+        _refuse_compute_metrics(self, trainer_module)
         if warning := untried_version("trl", TRIED):
             self.accelerator.print(warning)
+        if settings is not None:
+            attach_and_announce(self, OTRConfig(**settings), Log(self.accelerator.print, self.accelerator.print))
+
+    @contextmanager
+    def connected(self: Any, handle: Handle) -> Iterator[None]:
+        """What an SFTTrainer needs of an attached model, while it trains or evaluates."""
+        _require_known_head(trainer_module)
+        _refuse_compute_loss(self, trainer)
+        _refuse_compute_metrics(self, trainer_module)
+        refuse_conflicts(_other_losses(self.args))
+        if hasattr(trainer_module, CHUNKED_HEAD):
+            _take_out_chunked_head(handle)
+        with (
+            changed(self.args, **_arguments_for_otr(self.args, trainer_module)),
+            changed(
+                handle,
+                transform_output=functools.partial(_output_for_trainer, handle.model.config.get_text_config()),
+                extra_arguments=FUSED_HEAD_ARGUMENTS,
+                evaluation_needs_logits=False,  # SFTTrainer gets logits for compute_metrics by a call without labels
+            ),
+        ):
+            yield
 
     replace(trainer, "__init__", marked(init), "attaches OTR if the recipe has its settings or the model is attached")
+    replace(trainer, CONNECT, connected, "gives an SFTTrainer the output that it reads, while the model is attached")
 
 
 def _carry(config: OTRConfig, parsed: Any) -> Any:
@@ -162,6 +177,14 @@ def _with_settings(cls: type[Any]) -> type[Any]:
     return dataclasses.make_dataclass(cls.__name__, fields, bases=(cls,), namespace=methods, repr=False, eq=False)
 
 
+def _warn_if_resumed_without_otr(parsed: Any) -> None:
+    args = next((part for part in parsed if type(part).__name__ == "SFTConfig"), None)
+    if args is None or args.process_index > 0:
+        return
+    if warning := resumed_without_otr(args.resume_from_checkpoint, args.output_dir):
+        print(warning, file=sys.stderr, flush=True)
+
+
 def _other_losses(args: Any) -> list[str]:
     problems = conflicts(vars(args), OTHER_LOSSES)
     if args.loss_type not in PLAIN_LOSSES:
@@ -174,33 +197,50 @@ def _other_losses(args: Any) -> list[str]:
     return problems
 
 
-def _leave_the_loss_to_the_model(args: Any, trainer_module: ModuleType) -> None:
-    """Switch Liger's fused loss off, and make SFTTrainer read its metrics from sums, which OTR has, not from logits."""
-    refuse_conflicts(_other_losses(args))
+def _arguments_for_otr(args: Any, trainer_module: ModuleType) -> dict[str, Any]:
+    """Without Liger's fused loss. SFTTrainer reads its metrics from sums, which OTR has, and not from logits."""
     if args.use_liger_kernel:
-        args.liger_kernel_config = {**(args.liger_kernel_config or {}), "fused_linear_cross_entropy": False}
-    elif hasattr(trainer_module, CHUNKED_HEAD):
-        args.loss_type = "chunked_nll"
+        return {"liger_kernel_config": {**(args.liger_kernel_config or {}), "fused_linear_cross_entropy": False}}
+    return {"loss_type": "chunked_nll"} if hasattr(trainer_module, CHUNKED_HEAD) else {}
 
 
-@contextmanager
-def _without_fused_head(trainer_module: ModuleType) -> Iterator[None]:
-    """Keep SFTTrainer.__init__ from putting TRL's fused head into its model."""
-    found = [name for name in FUSED_HEADS if hasattr(trainer_module, name)]
-    if not found:
+def _refuse_compute_loss(trainer: Any, sft_trainer: Any) -> None:
+    if type(trainer).compute_loss is not sft_trainer.compute_loss:
+        raise ValueError(
+            f"otr: {type(trainer).__name__} overrides compute_loss, but OTR provides only the output that the "
+            "compute_loss of SFTTrainer reads. Use SFTTrainer, or a subclass that does not override compute_loss."
+        )
+
+
+def _refuse_compute_metrics(trainer: Any, trainer_module: ModuleType) -> None:
+    if hasattr(trainer_module, CHUNKED_HEAD) and trainer.compute_metrics is not None:
+        raise ValueError(
+            f"otr: TRL {version('trl')} would pass sums instead of logits to compute_metrics, because OTR never "
+            "holds whole logits. Leave compute_metrics out, or use TRL 1.16, which computes logits for it."
+        )
+
+
+def _require_known_head(trainer_module: ModuleType) -> None:
+    if not any(hasattr(trainer_module, name) for name in FUSED_HEADS):
         raise RuntimeError(
             f"otr: looked for {' or '.join(FUSED_HEADS)} in {trainer_module.__name__}, with which TRL "
             f"{', '.join(TRIED)} put their own fused head into a model, but found neither; TRL {version('trl')} is "
             "installed. Nothing is trained."
         )
-    originals = {name: getattr(trainer_module, name) for name in found}
-    for name in found:
-        setattr(trainer_module, name, lambda *_, **__: None)
-    try:
-        yield
-    finally:
-        for name, function in originals.items():
-            setattr(trainer_module, name, function)
+
+
+def _take_out_chunked_head(handle: Handle) -> None:
+    """Remove the fused head that TRL before 1.16 has put under OTR, until detach().
+
+    That head's forward never calls the model's own if it gets labels. From TRL 1.16 on the fused head does so, because
+    OTR takes out the argument that switches the fused head on.
+    """
+    with handle.suspended():
+        fused = handle.model.forward
+        if "_chunked_ce_forward" not in getattr(fused, "__qualname__", ""):
+            return
+        handle.model.forward = inspect.getclosurevars(inspect.unwrap(fused.__func__)).nonlocals["original_forward"]
+    handle.on_detach.append(functools.partial(setattr, handle.model, "forward", fused))
 
 
 @dataclass

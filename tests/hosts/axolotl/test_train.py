@@ -4,18 +4,22 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import time
 
 import pytest
+import yaml
 
 from benchmarks.hosts.axolotl import ENV
-from benchmarks.hosts.driver import BIN
+from benchmarks.hosts.driver import BIN, run_command
+from otr_plugin import OTRConfig
 from tests.hosts.agreement import (
     ANSWER,
     EXAMPLES,
     METRICS,
     PROMPT,
     RECIPE,
+    loads_without_this_package,
     losses,
     same_after_resume,
     same_as_the_specification,
@@ -59,6 +63,24 @@ def test_sft_is_the_hosts_own_training(axolotl, recipe):
     same_training(ours, plain, norms=2e-5)
     evaluations = [[e["eval_loss"] for e in log if "eval_loss" in e] for log in (ours, plain)]
     assert evaluations[0] == pytest.approx(evaluations[1], rel=2e-6)
+
+
+@pytest.mark.parametrize("autoload", ["1", "0"])
+def test_a_plain_recipe_after_one_with_otr_in_the_same_process_is_plain(axolotl, autoload):
+    """As in a notebook: Axolotl keeps the plugins of an earlier recipe registered."""
+    plain = {"plugins": ["axolotl.integrations.liger.LigerPlugin"], "save_strategy": "steps", "save_steps": 1000}
+    plain |= {"save_first_step": False, "max_steps": 3}
+    # Without the autoload, the class is the only name of the plugin.
+    first = axolotl.recipe("first", **plain | {"plugins": ["otr_plugin.OTRPlugin"], "otr": {"samples": 8}})
+    second = axolotl.recipe("second", **plain)
+    code = f"from axolotl.cli.train import do_cli; [do_cli(path) for path in ({str(first)!r}, {str(second)!r})]"
+    env = ENV | {"OTR_PLUGIN_AUTOLOAD": autoload}
+    done = run_command(sys.executable, "-c", code, folder=axolotl.folder, env=env, check=True)
+    assert (done.stdout + done.stderr).count("OTR is active") == 1
+    assert axolotl.log_of("first")[0].keys() >= METRICS
+    assert not METRICS & axolotl.log_of("second")[0].keys()
+    alone, _ = axolotl.train("alone", **plain)
+    same_training(axolotl.log_of("second"), alone, norms=2e-6)
 
 
 def test_otr_is_what_the_specification_says(axolotl):
@@ -111,6 +133,20 @@ def test_overrides_on_the_command_line_reach_the_settings(axolotl):
     done = axolotl.call("train", str(path), "--otr.samples=0", check=False)
     assert done.returncode != 0
     assert "samples should be greater than or equal to 1, got 0" in done.stdout + done.stderr
+
+
+def test_the_model_card_has_the_settings_of_the_command_line(axolotl):
+    """The recipe in Axolotl's card is that of the file."""
+    saved = {"save_strategy": "steps", "save_steps": 1}
+    path = axolotl.recipe("carded", plugins=["otr"], otr={"samples": 32}, max_steps=1, **saved)
+    axolotl.call("train", str(path), "--otr.samples", "16")
+    card = (axolotl.folder / "carded" / "README.md").read_text()
+    recipe, settings = card.split("### One-Token Rollout")
+    assert "samples: 32" in recipe
+    assert "samples: 16" in settings
+    assert "otr-plugin 0.1.0, seed " in settings
+    assert yaml.safe_load(settings.split("```yaml")[1].split("```")[0])["otr"] == OTRConfig(samples=16).model_dump()
+    loads_without_this_package(axolotl.folder / "carded")
 
 
 def test_accumulated_micro_batches_equal_one_batch(axolotl):

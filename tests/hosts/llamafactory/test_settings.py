@@ -18,8 +18,8 @@ def parse(factory, **changes):
 @pytest.mark.parametrize("plugins", [["otr"], ["otr_plugin.OTRPlugin"], "otr"], ids=str)
 def test_settings_arrive(factory, plugins):
     model_args, _, _, finetuning_args, _ = parse(factory, plugins=plugins, otr={"samples": 8})
-    assert finetuning_args.otr == model_args.otr == OTRConfig(samples=8)
-    assert parse(factory, plugins=plugins)[3].otr == OTRConfig()
+    assert finetuning_args.otr == model_args.otr == OTRConfig(samples=8).model_dump()
+    assert parse(factory, plugins=plugins)[3].otr == OTRConfig().model_dump()
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from tests.hosts.agreement import (
     METRICS,
     PROMPT,
     RECIPE,
+    loads_without_this_package,
     losses,
     same_after_resume,
     same_as_the_specification,
@@ -49,6 +50,18 @@ def test_sft_is_the_hosts_own_training(factory, recipe):
     assert len(losses(plain)) >= 3
     same_training(ours, plain, norms=5e-5)
     assert evaluations(ours) == pytest.approx(evaluations(plain), rel=2e-6)
+
+
+def test_what_is_saved_needs_no_package_and_a_plain_run_that_resumes_it_warns(factory):
+    steps = {"save_strategy": "steps", "save_steps": 2}
+    factory.train("saved", plugins=["otr"], otr={"samples": 16}, max_steps=2, **steps)
+    checkpoint = factory.folder / "saved" / "checkpoint-2"
+    loads_without_this_package(factory.folder / "saved")
+    _, printed = factory.train("plain after", max_steps=3, resume_from_checkpoint=str(checkpoint))
+    assert f"{checkpoint} was saved by a run with OTR (settings other than the defaults: {{'samples': 16}})" in printed
+    again = {"plugins": ["otr"], "otr": {"samples": 8}, "resume_from_checkpoint": str(checkpoint)}
+    _, printed = factory.train("other after", max_steps=3, **again)
+    assert "samples was 16 and is 8" in printed
 
 
 def test_otr(factory):

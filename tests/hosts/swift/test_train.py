@@ -15,6 +15,7 @@ from tests.hosts.agreement import (
     METRICS,
     PROMPT,
     RECIPE,
+    loads_without_this_package,
     losses,
     same_after_resume,
     same_as_the_specification,
@@ -33,6 +34,8 @@ RECIPES = {
     "on the left": {"padding_side": "left"},
     "LoRA": LORA,
     "LoRA with a trained head": LORA | {"modules_to_save": ["lm_head"]},
+    "LLaMA Pro": {"tuner_type": "llamapro", "llamapro_num_new_blocks": 2},
+    "ms-swift's adapter": {"tuner_type": "adapter"},
     "QLoRA": LORA | {"quant_method": "bnb", "quant_bits": 4, "bnb_4bit_compute_dtype": "float32"},
     "packed": {"packing": True, "per_device_train_batch_size": 1},
     "padding free": {"padding_free": True},
@@ -68,6 +71,7 @@ def runs(swift):
         "by sequence": OTR | EVALUATED | {"acc_strategy": "seq"},
         "unbroken": OTR | saved,
         "resumed": OTR | saved | {"resume_from_checkpoint": str(swift.folder / "unbroken" / "checkpoint-3")},
+        "plain after": {"resume_from_checkpoint": str(swift.folder / "unbroken" / "checkpoint-3")},
         "bypass": OTR
         | {"external_plugins": str(swift.folder / "bypass.py")},  # last, because its patch stays in the process
     }
@@ -83,6 +87,7 @@ def test_sft_is_the_hosts_own_training(runs, recipe):
     plain, ours = runs[f"{recipe}, plain"], runs[f"{recipe}, ours"]
     assert (plain["error"], ours["error"]) == ("", "")
     assert "OTR is active: objective sft" in ours["messages"]
+    assert "head of LlamaForCausalLM, otr-plugin" in ours["messages"], "not of a wrapper"
     assert (recipe == "QLoRA") == ("Linear4bit" in ours["messages"])
     assert "OTR" not in plain["messages"].replace("OTR_", "")
     assert len(losses(plain["log"])) >= 3
@@ -108,15 +113,23 @@ def test_otr_is_what_the_specification_says(swift, runs):
     same_as_the_specification(runs["same"]["log"], swift.folder / "model")
 
 
-def test_an_accuracy_that_needs_logits_is_not_logged(runs):
-    log = runs["by sequence"]["log"]
-    assert len(losses(log)) == 6
-    assert not [key for entry in log for key in entry if key.endswith("_acc")]
+def test_an_accuracy_that_needs_logits_is_refused(runs):
+    assert runs["by sequence"]["error"].startswith("ValueError: otr: `acc_strategy: seq` counts sequences")
 
 
 def test_a_resumed_run_equals_an_unbroken_one(swift, runs):
     assert runs["resumed"]["error"] == ""
     same_after_resume(*(swift.folder / name / "checkpoint-6" for name in ("unbroken", "resumed")))
+
+
+def test_a_plain_run_that_resumes_a_checkpoint_of_otr_warns(runs):
+    assert runs["plain after"]["error"] == ""
+    assert "checkpoint-3 was saved by a run with OTR (settings other" in runs["plain after"]["messages"]
+    assert "was saved by a run with OTR" not in runs["resumed"]["messages"]
+
+
+def test_what_is_saved_needs_no_package(swift, runs):
+    loads_without_this_package(swift.folder / "unbroken")
 
 
 def test_a_step_without_otrs_loss_stops_the_run(runs):
@@ -129,6 +142,7 @@ def test_a_plugin_file_works_without_the_autoload(swift):
     shell = {"OTR_PLUGIN_AUTOLOAD": "0", "OTR_SAMPLES": "8"}
     _, printed = swift.train("plugin", "--external_plugins", file, "--max_steps", "1", shell=shell, **OTR)
     assert "OTR is active: objective otr (8 samples" in printed
+    assert "Settings of OTR from the shell, and not from the recipe: OTR_SAMPLES=8\n" in printed
 
 
 def test_ligers_kernels_stay_and_its_loss_goes(swift):

@@ -9,19 +9,11 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, Trainer, TrainingArguments
 
-from benchmarks.hosts.driver import make_model
 from benchmarks.paths import ROOT
 from otr_plugin import OTRConfig, attach
 from otr_plugin.model.attach import attached_handle
 from otr_plugin.model.handle import Handle
 from tests.hosts.agreement import ANSWER, BATCH, EXAMPLES, PROMPT, RECIPE, same_after_resume, same_as_the_specification
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("trainer") / "model"
-    make_model(folder)
-    return folder
 
 
 def rows(folder):
@@ -32,7 +24,7 @@ def rows(folder):
     return [{name: torch.tensor(value) for name, value in row.items()}] * EXAMPLES
 
 
-def trainer_of(model, folder, kind=Trainer, **changes):
+def trainer_of(model, folder, kind=Trainer, model_init=None, compute_loss_func=None, **changes):
     settings = {
         "output_dir": str(folder.parent / "out"),
         "max_steps": RECIPE["max_steps"],
@@ -45,7 +37,8 @@ def trainer_of(model, folder, kind=Trainer, **changes):
         "use_cpu": True,
         "disable_tqdm": True,
     }
-    return kind(model, TrainingArguments(**settings | changes), train_dataset=rows(folder))
+    functions = {"model_init": model_init, "compute_loss_func": compute_loss_func}
+    return kind(model, TrainingArguments(**settings | changes), train_dataset=rows(folder), **functions)
 
 
 def test_otr_is_what_the_specification_says(folder, capsys):
@@ -53,7 +46,9 @@ def test_otr_is_what_the_specification_says(folder, capsys):
     attach(model, OTRConfig(**RECIPE["otr"]), seed=RECIPE["seed"])
     trainer = trainer_of(model, folder)
     trainer.train()
-    assert "OTR is active: objective otr (16 samples" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "OTR is active: objective otr (16 samples, temperature 1.3, beta -0.1, baseline none), seed 3" in printed
+    assert printed.count("OTR's first-step check passed: at 8 trained positions") == 1
     same_as_the_specification(trainer.state.log_history, folder)
 
 
@@ -69,24 +64,24 @@ def test_a_resumed_run_equals_an_unbroken_one(folder):
 def test_the_trainer_class_is_patched_only_while_a_model_is_attached(folder, capsys, monkeypatch):
     for handle in list(Handle.attached):  # other tests leave theirs attached
         handle.detach()
-    own = Trainer.__init__
+    own = Trainer.train
     handles = [attach(AutoModelForCausalLM.from_pretrained(folder)) for _ in range(2)]
-    assert Trainer.__init__ is not own
+    assert Trainer.train is not own
     handles[0].detach()
-    assert Trainer.__init__ is not own, "a model is still attached"
+    assert Trainer.train is not own, "a model is still attached"
     copied = copy.deepcopy(handles[1].model)
     handles[1].detach()
-    assert Trainer.__init__ is not own, "a copy of an attached model is attached"
+    assert Trainer.train is not own, "a copy of an attached model is attached"
     attached_handle(copied).detach()
-    assert Trainer.__init__ is own
+    assert Trainer.train is own
     monkeypatch.setenv("OTR_PLUGIN_TRACE", "1")
     handle = attach(handles[0].model)
-    trainer_of(handle.model, folder)
+    trainer_of(handle.model, folder, max_steps=1).train()
     handle.detach()
     told = capsys.readouterr()
     assert "OTR is active" in told.out
-    assert "replaced transformers.trainer.Trainer.__init__: connects a Trainer to its model" in told.err
-    assert Trainer.__init__ is own
+    assert "replaced transformers.trainer.Trainer.train: connects a Trainer to its model" in told.err
+    assert Trainer.train is own
 
 
 def test_each_of_two_successive_trainers_logs_its_own_metrics(folder):
@@ -125,9 +120,10 @@ def test_a_step_without_otrs_loss_raises(folder):
 
 def test_a_trainer_with_its_own_loss_is_refused(folder):
     model = AutoModelForCausalLM.from_pretrained(folder)
+    trainer = trainer_of(model, folder, label_smoothing_factor=0.1)
     attach(model)
     with pytest.raises(ValueError, match="the trainer's label_smoother would compute the loss"):
-        trainer_of(model, folder, label_smoothing_factor=0.1)
+        trainer.train()
 
 
 @pytest.mark.parametrize("name", ["train", "loop"])

@@ -1,5 +1,6 @@
 """Recipes with `plugins: [otr]` are checked before any work; recipes without it are unaffected."""
 
+import json
 import re
 from importlib.metadata import version
 
@@ -12,6 +13,7 @@ from trl.scripts.dpo import make_parser as make_dpo_parser
 from benchmarks.hosts.driver import BIN
 from otr_plugin import OTRConfig
 from otr_plugin.hosts.recipes import SETTINGS_KEY
+from otr_plugin.hosts.resume import STATE_KEY, to_save
 from otr_plugin.hosts.trl import adapter
 
 # TRL 1.16's own settings use names that transformers 5.23 calls deprecated.
@@ -131,6 +133,18 @@ def test_compute_metrics_gets_logits_or_is_refused(trl):
     else:
         SFTTrainer(model, args=args, **data, compute_metrics=compute_metrics).evaluate()
         assert seen == [64]
+
+
+def test_a_plain_recipe_that_resumes_a_checkpoint_of_otr_warns(trl, capsys):
+    checkpoint = trl.folder / "with otr" / "checkpoint-2"
+    checkpoint.mkdir(parents=True)
+    states = {STATE_KEY: to_save(OTRConfig(samples=16), 0)}
+    (checkpoint / "trainer_state.json").write_text(json.dumps({"stateful_callbacks": states}))
+    recipe = str(trl.recipe("resuming", resume_from_checkpoint=str(checkpoint)))
+    sft.make_parser().parse_args_and_config(["--config", recipe], fail_with_unknown_args=False)
+    assert f"{checkpoint} was saved by a run with OTR (settings other than the defaults" in capsys.readouterr().err
+    parse(trl, resume_from_checkpoint=str(checkpoint))
+    assert "was saved by a run with OTR" not in capsys.readouterr().err
 
 
 def test_a_config_without_settings_carries_none():

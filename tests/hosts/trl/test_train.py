@@ -12,6 +12,7 @@ from tests.hosts.agreement import (
     METRICS,
     PROMPT,
     RECIPE,
+    loads_without_this_package,
     losses,
     same_after_resume,
     same_as_the_specification,
@@ -101,6 +102,10 @@ def test_every_step_logs_otrs_metrics(trl):
         assert entry["entropy"] == pytest.approx(entry["otr/entropy"], rel=1e-4)
         assert entry["mean_token_accuracy"] == pytest.approx(entry["otr/accuracy"], abs=1e-5)
     assert [entry["eval_loss"] for entry in log if "eval_loss" in entry]
+
+
+def test_what_is_saved_needs_no_package(trl, ours):
+    loads_without_this_package(trl.folder / "otr")
 
 
 def test_bfloat16_equals_float32_within_its_rounding(trl, ours):
