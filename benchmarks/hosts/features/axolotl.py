@@ -231,14 +231,12 @@ FEATURES = {
     "early stopping": Feature(EVALUATED | WORSE_AND_WORSE | {"early_stopping_patience": 1}),
     "resumed": Feature(
         {"resume_from_checkpoint": "{before}/checkpoint-2"},
-        silent=True,
-        before={"resume_from_checkpoint": None, "max_steps": 2, "save_steps": 2},
+        before={"resume_from_checkpoint": None, "max_steps": 2, "learning_rate": 0.02, "save_steps": 2},
     ),
     "resumed, LoRA": Feature(
         {"resume_from_checkpoint": "{before}/checkpoint-2"},
         on="LoRA",
-        silent=True,
-        before={"resume_from_checkpoint": None, "max_steps": 2, "save_steps": 2},
+        before={"resume_from_checkpoint": None, "max_steps": 2, "learning_rate": 0.02, "save_steps": 2},
     ),
     "only the model saved": Feature({"save_steps": 2, "save_only_model": True}, silent=True),
     "tokens per second": Feature({"include_tkps": True}, silent=True),
@@ -329,8 +327,8 @@ class AxolotlHost(Host):
 class Driver(Axolotl):
     """Saves the trainer's state at the end, which holds the log."""
 
-    def settings(self, name: str, **changes: Any) -> dict[str, Any]:  # type: ignore[override]
-        saved = {"save_strategy": "steps", "save_steps": 1000, "save_first_step": False, "max_steps": 4}
+    def settings(self, name: str, **changes: Any) -> dict[str, Any]:
+        saved: dict[str, Any] = {"save_strategy": "steps", "save_steps": 1000, "save_first_step": False, "max_steps": 4}
         return super().settings(name, **saved | changes)
 
 

@@ -11,12 +11,13 @@ import json
 import shutil
 import tempfile
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from benchmarks import provenance
 from benchmarks.hosts.features import hosts
-from benchmarks.hosts.features.feature import FULL, KIND_OF
+from benchmarks.hosts.features.feature import FULL, KIND_OF, Feature
 from benchmarks.hosts.features.host import Host
 from benchmarks.hosts.features.twins import DIFFERS, NO_EFFECT, Twins
 from benchmarks.paths import RESULTS
@@ -62,7 +63,8 @@ def run_host(name: str, path: Path, only: list[str] | None, *, again: bool, keep
         folder.mkdir(parents=True)
         twins = Twins(name, host, host.driver(folder))
         try:
-            for number, feature in enumerate(with_references(host, todo, cells), 1):
+            todo = with_references(host, todo, cells)
+            for number, feature in enumerate(todo, 1):
                 started = time.monotonic()
                 cell = twins.run(feature, cells.get(host.features[feature].on))
                 seconds = time.monotonic() - started
@@ -92,10 +94,9 @@ def with_references(host: Host, todo: list[str], cells: dict[str, Any]) -> list[
 
 def keys_of(host: Host, feature: str) -> Any:
     """What the result file keeps of a feature; a cell whose keys have changed is run again."""
-    own = host.features[feature]
-    return json.loads(
-        json.dumps({"recipe": dict(own.keys), "on": own.on} | ({"before": own.before} if own.before else {}))
-    )
+    own, default = asdict(host.features[feature]), asdict(Feature({}))
+    kept = {"recipe": own.pop("keys")} | {key: value for key, value in own.items() if value != default[key]}
+    return json.loads(json.dumps(kept))
 
 
 def _write(path: Path, host: Host, cells: dict[str, Any]) -> None:

@@ -34,17 +34,17 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 def add_models(like: Path) -> None:
-    """Writes the random models of MODELS beside the folder `like`, with its sizes and tokenizer, and a chat template."""
+    """Writes the random models of MODELS beside the folder `like`, with its sizes and tokenizer; adds a template."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
     (like / "chat_template.jinja").write_text(CHAT_TEMPLATE)
     own = json.loads((like / "config.json").read_text())
-    shared = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "max_position_embeddings")
-    shared += ("num_attention_heads", "num_key_value_heads", "pad_token_id", "bos_token_id", "eos_token_id")
+    shared = ["vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "max_position_embeddings"]
+    shared += ["num_attention_heads", "num_key_value_heads", "pad_token_id", "bos_token_id", "eos_token_id"]
     sizes = {name: own[name] for name in shared}
     for name, (kind, more) in MODELS.items():
-        shutil.copytree(like, like.parent / name)
+        shutil.copytree(like, like.parent / name, dirs_exist_ok=True)
         torch.manual_seed(0)
         config = AutoConfig.for_model(kind, **sizes | more)
         AutoModelForCausalLM.from_config(config).save_pretrained(like.parent / name)

@@ -55,7 +55,6 @@ ROWS: dict[str, tuple[str, ...]] = {
         "LoftQ",
         "LoRA-GA",
         "OLoRA",
-        "EVA",
         "ReLoRA",
         "MoRA",
         "AdaLoRA",

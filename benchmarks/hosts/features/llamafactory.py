@@ -58,9 +58,7 @@ FEATURES = common(EVALUATED) | {
     "LoRA+": Feature({"loraplus_lr_ratio": 16.0}, on="LoRA"),
     "PiSSA": Feature({"pissa_init": True, "pissa_iter": -1}, on="LoRA"),
     "OFT": Feature({"finetuning_type": "oft", "oft_block_size": 4, "oft_rank": 0, "oft_target": "q_proj"}),
-    "LLaMA Pro": Feature(
-        {"finetuning_type": "freeze", "freeze_trainable_layers": 1, "use_llama_pro": True}, on="frozen layers"
-    ),
+    "LLaMA Pro": Feature({"finetuning_type": "freeze", "freeze_trainable_layers": 2, "use_llama_pro": True}),
     "LongLoRA": Feature({"shift_attn": True, "cutoff_len": 64}, on="LoRA"),
     "mixture of depths": Feature({"mixture_of_depths": "convert"}),
     "BAdam": Feature({"use_badam": True}),
@@ -95,7 +93,7 @@ FEATURES = common(EVALUATED) | {
     "grouped by length": Feature({"train_sampling_strategy": "group_by_length"}),
     "sequential order": Feature({"disable_shuffling": True}),
     "long samples cut": Feature({"dataset": "long-alpaca", "cutoff_len": 24}),
-    "streaming": Feature({"streaming": True, "buffer_size": 32, "dataset": "alpaca"}),
+    "streaming": Feature({"streaming": True, "buffer_size": 32, "dataset": "alpaca", "dataloader_num_workers": 1}),
     "Alpaca": Feature({"dataset": "alpaca", "template": "alpaca"}),
     "chat template": Feature({"dataset": "chats", "template": "qwen"}),
     "chat template, several turns": Feature({"dataset": "chats"}),

@@ -72,18 +72,18 @@ def matrix(folder: Path) -> list[str]:
     return lines[:-1]
 
 
-def summary(folder: Path) -> list[str]:
+def counts(folder: Path) -> list[str]:
     """How many features of each host have which result."""
     lines = [
         "| | same digits | within rounding | refused | not run by the host here | differ |",
         "|---|---|---|---|---|---|",
     ]
     for name, file in results(folder).items():
-        counts = [
+        numbers = [
             sum(cell["result"] in kinds for cell in file["cells"].values())
             for kinds in ((SAME,), (ROUNDED,), (REFUSED,), (HOSTS_ERROR, NO_EFFECT), (DIFFERS,))
         ]
-        lines.append(f"| {COLUMNS[name]} | {' | '.join(map(str, counts))} |")
+        lines.append(f"| {COLUMNS[name]} | {' | '.join(map(str, numbers))} |")
     return lines
 
 

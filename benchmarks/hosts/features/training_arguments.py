@@ -10,7 +10,6 @@ from benchmarks.hosts.features.feature import Feature
 OPTIMISERS = {
     "AdamW, 8-bit": "adamw_8bit",
     "AdamW, paged 8-bit": "paged_adamw_8bit",
-    "AdamW, paged 32-bit": "paged_adamw_32bit",
     "AdamW, torchao 8-bit": "adamw_torch_8bit",
     "Adafactor": "adafactor",
     "RMSprop": "rmsprop",
@@ -65,6 +64,7 @@ def common(evaluated: Mapping[str, Any]) -> dict[str, Feature]:
             {**evaluated, "eval_steps": 1, "lr_scheduler_type": "reduce_lr_on_plateau"}
             | {"lr_scheduler_kwargs": {"patience": 0, "threshold": 0.9}}
         ),
+        "AdamW, paged 32-bit": Feature({"optim": "paged_adamw_32bit"}, silent=True),
         "AdamW, fused": Feature({"optim": "adamw_torch_fused"}, silent=True),
         "SGD": Feature({"optim": "sgd", "learning_rate": 0.5}),
         "GaLore": Feature({"optim": "galore_adamw", "optim_target_modules": ["mlp"]}),
@@ -104,14 +104,12 @@ def common(evaluated: Mapping[str, Any]) -> dict[str, Feature]:
         ),
         "resumed": Feature(
             {"resume_from_checkpoint": "{before}/checkpoint-2"},
-            silent=True,
-            before=saved | {"resume_from_checkpoint": None, "max_steps": 2},
+            before=saved | {"resume_from_checkpoint": None, "max_steps": 2, "learning_rate": 0.02},
         ),
         "resumed, LoRA": Feature(
             {"resume_from_checkpoint": "{before}/checkpoint-2"},
             on="LoRA",
-            silent=True,
-            before=saved | {"resume_from_checkpoint": None, "max_steps": 2},
+            before=saved | {"resume_from_checkpoint": None, "max_steps": 2, "learning_rate": 0.02},
         ),
         "only the model saved": Feature(saved | {"save_only_model": True}, silent=True),
         "input tokens counted": Feature({"include_num_input_tokens_seen": True}, silent=True),

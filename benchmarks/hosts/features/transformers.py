@@ -1,7 +1,6 @@
 """transformers' Trainer in Python, with a model to which OTR is attached.
 
-A recipe holds TrainingArguments, and keys that stand for Python code: `model`, `from_pretrained` and `lora` (arguments of
-that method and of peft.LoraConfig), `collator`, `eval_split`, and `python`, which names a piece of code in `train`.
+trainer_script.py has what a user writes in Python; a recipe holds TrainingArguments and the keys of that script.
 """
 
 from __future__ import annotations
@@ -135,6 +134,8 @@ class TransformersHost(Host):
         assert transformers.trainer.Trainer
 
     def train(self, recipe: Path) -> Log:
+        from benchmarks.hosts.features.trainer_script import train
+
         return train(yaml.safe_load(recipe.read_text()), recipe.parent)
 
 
@@ -144,121 +145,6 @@ class Driver(HostDriver):
     def settings(self, name: str, **changes: Any) -> dict[str, Any]:
         own = {"output_dir": str(self.folder / name), "max_steps": 4, "disable_tqdm": True}
         return CPU_TRAINER_RECIPE | own | changes
-
-
-def train(recipe: dict[str, Any], folder: Path) -> Log:
-    import torch
-    from transformers import (
-        AutoConfig,
-        AutoModelForCausalLM,
-        AutoTokenizer,
-        BitsAndBytesConfig,
-        DataCollatorForSeq2Seq,
-        DataCollatorWithFlattening,
-        EarlyStoppingCallback,
-        Trainer,
-        TrainerCallback,
-        TrainingArguments,
-    )
-
-    from otr_plugin import OTRConfig, attach
-
-    names = ("model", "from_pretrained", "lora", "collator", "eval_split", "python", "otr", "resume_from_checkpoint")
-    special = {name: recipe.pop(name, None) for name in names}
-    python, path = special["python"], folder / (special["model"] or "model")
-    args = TrainingArguments(**recipe)
-    torch.manual_seed(args.seed)
-    loading = special["from_pretrained"] or {}
-    if "quantization_config" in loading:
-        loading["quantization_config"] = BitsAndBytesConfig(**loading["quantization_config"])
-    if python == "from_config":
-        model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(path))
-    else:
-        model = AutoModelForCausalLM.from_pretrained(path, **loading)
-    tokenizer = AutoTokenizer.from_pretrained(path)
-    if special["lora"]:
-        import peft
-
-        config = peft.get_peft_config({"peft_type": "LORA", "task_type": "CAUSAL_LM"} | special["lora"])
-        if "quantization_config" in loading:
-            model = peft.prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
-        model = peft.get_peft_model(model, config)
-    if python == "freeze":
-        model.model.layers[0].requires_grad_(False)
-        model.model.embed_tokens.requires_grad_(False)
-    if python == "resize_token_embeddings":
-        tokenizer.add_tokens(["7", "+1"])
-        model.resize_token_embeddings(96)
-    if special["otr"]:
-        attach(model, OTRConfig(**special["otr"]), seed=args.seed)
-
-    rows = []
-    for line in (folder / "pairs.jsonl").read_text().splitlines():
-        pair = json.loads(line)
-        prompt, answer = (tokenizer(text, add_special_tokens=False)["input_ids"] for text in pair.values())
-        answer = [*answer, tokenizer.eos_token_id]
-        rows.append({"input_ids": prompt + answer, "labels": [-100] * len(prompt) + answer})
-    held_out = rows[: special["eval_split"]] if special["eval_split"] else None
-    padding = {"padded to 16": {"pad_to_multiple_of": 16}}.get(special["collator"], {})
-    if special["collator"] == "padded on the left":
-        tokenizer.padding_side = "left"
-    collator = DataCollatorForSeq2Seq(tokenizer, **padding)
-    if special["collator"] == "DataCollatorWithFlattening":
-        collator = DataCollatorWithFlattening()
-
-    class Changed(TrainerCallback):
-        """Changes the learning rate, and stops a step early."""
-
-        def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            for group in kwargs["optimizer"].param_groups:
-                group["lr"] *= 0.5
-
-        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            control.should_training_stop = state.global_step == 3
-
-    class Weighted(Trainer):
-        def compute_loss(self, model: Any, inputs: Any, **_: Any) -> Any:
-            labels = inputs.pop("labels")
-            logits = model(**inputs).logits
-            return torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten())
-
-    hits: list[Any] = []
-
-    def metrics(prediction: Any, compute_result: bool = True) -> dict[str, float]:
-        logits, labels = prediction.predictions, prediction.label_ids
-        found = logits[:, :-1].argmax(-1) == labels[:, 1:]
-        hits.append(
-            float(
-                found[labels[:, 1:] != -100].astype(float).mean() if hasattr(found, "astype") else found.float().mean()
-            )
-        )
-        return {"accuracy": sum(hits) / len(hits)} if compute_result else {}
-
-    def own_loss(outputs: Any, labels: Any, num_items_in_batch: Any = None) -> Any:
-        return torch.nn.functional.cross_entropy(outputs.logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten())
-
-    data: Any = rows
-    if python == "IterableDataset":
-        from datasets import Dataset
-
-        data = Dataset.from_list(rows).to_iterable_dataset()
-    evaluation = {"a": rows[:8], "b": rows[8:16]} if python == "two evaluation sets" else held_out
-    kind = Weighted if python == "a subclass with its own compute_loss" else Trainer
-    callbacks = {"callback": [Changed()], "EarlyStoppingCallback": [EarlyStoppingCallback(1)]}.get(python)
-    trainer = kind(
-        model,
-        args,
-        data_collator=collator,
-        train_dataset=data,
-        eval_dataset=evaluation,
-        processing_class=tokenizer,
-        callbacks=callbacks,
-        compute_metrics=metrics if python == "compute_metrics" else None,
-        compute_loss_func=own_loss if python == "compute_loss_func" else None,
-    )
-    trainer.train(resume_from_checkpoint=special["resume_from_checkpoint"])
-    log: Log = trainer.state.log_history
-    return log
 
 
 HOST = TransformersHost()

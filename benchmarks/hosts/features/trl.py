@@ -135,8 +135,9 @@ class TRLHost(Host):
 
 
 class Driver(TRL):
-    def settings(self, name: str, **changes: Any) -> dict[str, Any]:  # type: ignore[override]
-        return super().settings(name, **SAVED | {"max_steps": 4} | changes)
+    def settings(self, name: str, **changes: Any) -> dict[str, Any]:
+        shared: dict[str, Any] = SAVED | {"max_steps": 4}
+        return super().settings(name, **shared | changes)
 
 
 HOST = TRLHost()

@@ -28,7 +28,7 @@ SEEDS = (1, 2)  # of the disturbed runs that `allow_for_rounding` compares with
 FARTHER = 3
 
 # Entries of a log that depend on the clock or on the machine.
-CLOCK = re.compile(r"per_sec|time|memory|_mem_|mem_tokens_per|tkps|tps|speed|percentage|flos|elapsed|remain")
+CLOCK = re.compile(r"per_sec|time|memory|mem_|tokens_per|tkps|tps|speed|percentage|flos|elapsed|remain")
 OTRS_MESSAGE = re.compile(r"\botr: |One-Token Rollout|OTRConfig: ")
 
 
@@ -188,4 +188,4 @@ def _message(error: str) -> str:
     text = re.sub(r" \[type=\w+, input_value=.*", "", " ".join(lines))  # what pydantic adds
     if match := re.search(r"(?:`plugins: \[otr\]`|`loss_type: otr`) trains with One-Token Rollout.*", text):
         text = match[0]
-    return re.sub(r"(/[\w.\-]+){2,}/", "…/", text)[:400].rstrip()
+    return re.sub(r"(?<![\w:/])(/[\w.\-]+){2,}/", "…/", text)[:400].rstrip()

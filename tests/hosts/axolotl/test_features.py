@@ -1,4 +1,4 @@
-"""Features of Axolotl that no other test runs have the result of the table: the host's own digits, or a refusal."""
+"""Features of Axolotl that no other test runs have the result that docs/features.md shows."""
 
 import pytest
 
