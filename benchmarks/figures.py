@@ -7,8 +7,8 @@ several:
     ...
     <!-- end of figures -->
 
-Sources are result files or their folder, the settings (otr_plugin/config.py) and the host adapters (the recipe keys that
-they refuse).
+Sources are result files or their folder, the settings (otr_plugin/config.py) and the host adapters (the recipe keys
+that they refuse).
 Plots that a page of docs/ shows are copies of those in benchmarks/results/, because a site holds nothing outside its
 folder.
 """

@@ -86,6 +86,7 @@ ROWS: dict[str, tuple[str, ...]] = {
         "fp16",
         "fp8",
         "QLoRA in bf16",
+        "QLoRA in bf16, head trained whole",
         "norms in float32",
         "torch.compile",
         "torch.compile, LoRA",

@@ -68,6 +68,9 @@ FEATURES = common(EVALUATED) | {
     "QLoRA with DoRA": Feature({"use_dora": True}, on="QLoRA, nf4"),
     "QLoRA, head trained whole": Feature({"additional_target": "lm_head"}, on="QLoRA, nf4"),
     "QLoRA in bf16": Feature({"bf16": True}, on="QLoRA, nf4", precision="bfloat16"),
+    "QLoRA in bf16, head trained whole": Feature(
+        {"additional_target": "lm_head"}, on="QLoRA in bf16", precision="bfloat16"
+    ),
     "LoRA on 8-bit weights": Feature({"quantization_bit": 8}, on="LoRA", precision="float16"),
     "bf16, weights too": Feature({"pure_bf16": True}, precision="bfloat16"),
     "fp8": Feature({"fp8": True}, precision="bfloat16"),

@@ -70,6 +70,9 @@ FEATURES = common(EVALUATED) | {
     "QLoRA in bf16": Feature(
         {"bf16": True, "bnb_4bit_compute_dtype": "bfloat16"}, on="QLoRA, nf4", precision="bfloat16"
     ),
+    "QLoRA in bf16, head trained whole": Feature(
+        {"modules_to_save": ["lm_head"]}, on="QLoRA in bf16", precision="bfloat16"
+    ),
     "LoRA on 8-bit weights": Feature({"quant_method": "bnb", "quant_bits": 8}, on="LoRA", precision="float16"),
     "bf16, weights too": Feature({"torch_dtype": "bfloat16", "bf16": True}, precision="bfloat16"),
     "eager attention": Feature({"attn_impl": "eager"}, silent=True),

@@ -66,6 +66,9 @@ FEATURES = common(EVALUATED) | {
     "QLoRA with DoRA": Feature(lora(use_dora=True), on="QLoRA, nf4"),
     "QLoRA, head trained whole": Feature(lora(modules_to_save=["lm_head"]), on="QLoRA, nf4"),
     "QLoRA in bf16": Feature({"bf16": True}, on="QLoRA, nf4", precision="bfloat16"),
+    "QLoRA in bf16, head trained whole": Feature(
+        lora(modules_to_save=["lm_head"]), on="QLoRA in bf16", precision="bfloat16"
+    ),
     "LoRA on 8-bit weights": Feature(quantized(load_in_8bit=True), on="LoRA"),
     "bf16, weights too": Feature({"from_pretrained": {"dtype": "bfloat16"}}, precision="bfloat16"),
     "eager attention": Feature({"from_pretrained": {"attn_implementation": "eager"}}, silent=True),

@@ -48,6 +48,9 @@ FEATURES = common(EVALUATED) | {
     "QLoRA with DoRA": Feature({"use_dora": True}, on="QLoRA, nf4"),
     "QLoRA, head trained whole": Feature({"lora_modules_to_save": ["lm_head"]}, on="QLoRA, nf4"),
     "QLoRA in bf16": Feature({"bf16": True}, on="QLoRA, nf4", precision="bfloat16"),
+    "QLoRA in bf16, head trained whole": Feature(
+        {"lora_modules_to_save": ["lm_head"]}, on="QLoRA in bf16", precision="bfloat16"
+    ),
     "LoRA on 8-bit weights": Feature({"load_in_8bit": True}, on="LoRA", precision="float16"),
     "bf16, weights too": Feature({"dtype": "bfloat16"}, precision="bfloat16"),
     "eager attention": Feature({"attn_implementation": "eager"}, silent=True),
