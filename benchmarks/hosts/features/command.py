@@ -19,7 +19,7 @@ from benchmarks import provenance
 from benchmarks.hosts.features import hosts
 from benchmarks.hosts.features.feature import FULL, KIND_OF, Feature
 from benchmarks.hosts.features.host import Host
-from benchmarks.hosts.features.twins import DIFFERS, NO_EFFECT, Twins
+from benchmarks.hosts.features.twins import DIFFERS, FAILS, NO_EFFECT, Twins
 from benchmarks.paths import RESULTS
 
 
@@ -70,12 +70,12 @@ def run_host(name: str, path: Path, only: list[str] | None, *, again: bool, keep
                 seconds = time.monotonic() - started
                 cells[feature] = {"keys": keys_of(host, feature)} | cell | {"seconds": round(seconds, 1)}
                 told = cell.get("message") or f"loss {cell['loss']:.0e}, norm {cell['norm']:.0e}"
-                mark = "!! " if cell["result"] in (DIFFERS, NO_EFFECT) else ""
+                mark = "!! " if cell["result"] in (DIFFERS, FAILS, NO_EFFECT) else ""
                 print(
                     f"{host.title} {number}/{len(todo)} {feature}: {mark}{cell['result']} ({told}), {seconds:.0f} s",
                     flush=True,
                 )
-                _write(path, host, cells)
+                _write(path, name, host, cells)
         finally:
             twins.close()
 
@@ -99,8 +99,10 @@ def keys_of(host: Host, feature: str) -> Any:
     return json.loads(json.dumps(kept))
 
 
-def _write(path: Path, host: Host, cells: dict[str, Any]) -> None:
+def _write(path: Path, name: str, host: Host, cells: dict[str, Any]) -> None:
     kept = {name: cells[name] for name in KIND_OF if name in cells and name in host.features}
-    results = provenance.collect((host.package, *host.others)) | {"title": host.title, "cells": kept}
+    results = provenance.collect((host.package, *host.others))
+    # Whatever part of the table this process was told to run, the whole of it comes from the command without options.
+    results |= {"command": f"python -m benchmarks features --host {name}", "title": host.title, "cells": kept}
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(results, indent=1) + "\n")

@@ -10,7 +10,7 @@ from typing import Any
 
 from benchmarks import provenance
 from benchmarks.hosts.features.feature import ROWS
-from benchmarks.hosts.features.twins import DIFFERS, HOSTS_ERROR, NO_EFFECT, REFUSED, ROUNDED, SAME
+from benchmarks.hosts.features.twins import DIFFERS, FAILS, HOSTS_ERROR, NO_EFFECT, REFUSED, ROUNDED, SAME
 
 COLUMNS = {
     "axolotl": "Axolotl",
@@ -46,7 +46,8 @@ def word(cell: dict[str, Any] | None) -> str:
     result: str = cell["result"]
     if result == HOSTS_ERROR:
         return reason(cell["message"])
-    return {SAME: "same", ROUNDED: "same, rounded", DIFFERS: "**differs**", NO_EFFECT: "no effect"}.get(result, result)
+    words = {SAME: "same", ROUNDED: "same, rounded", DIFFERS: "**differs**", FAILS: "**fails**"}
+    return words.get(result, result)
 
 
 def reason(message: str) -> str:
@@ -75,13 +76,13 @@ def matrix(folder: Path) -> list[str]:
 def counts(folder: Path) -> list[str]:
     """How many features of each host have which result."""
     lines = [
-        "| | same digits | within rounding | refused | not run by the host here | differ |",
+        "| | same digits | within rounding | refused | not run by the host here | differ or fail |",
         "|---|---|---|---|---|---|",
     ]
     for name, file in results(folder).items():
         numbers = [
             sum(cell["result"] in kinds for cell in file["cells"].values())
-            for kinds in ((SAME,), (ROUNDED,), (REFUSED,), (HOSTS_ERROR, NO_EFFECT), (DIFFERS,))
+            for kinds in ((SAME,), (ROUNDED,), (REFUSED,), (HOSTS_ERROR, NO_EFFECT), (DIFFERS, FAILS))
         ]
         lines.append(f"| {COLUMNS[name]} | {' | '.join(map(str, numbers))} |")
     return lines

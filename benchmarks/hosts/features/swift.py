@@ -17,6 +17,7 @@ from benchmarks.hosts.swift import Swift
 
 EVALUATED = {"split_dataset_ratio": 0.2, "eval_strategy": "steps", "eval_steps": 2}
 LORA = {"tuner_type": "lora", "lora_rank": 8, "target_modules": ["q_proj", "v_proj"], "lora_dropout": 0.0}
+CHATML = {"template": "chatml", "max_length": 512}  # its tags are longer than the sums
 PACKED = {"packing": True, "per_device_train_batch_size": 1}
 
 
@@ -26,7 +27,6 @@ def model(name: str, kind: str) -> dict[str, Any]:
 
 FEATURES = common(EVALUATED) | {
     FULL: Feature({}),
-    "from random weights": Feature({"init_strategy": "normal"}),
     "frozen layers": Feature({"freeze_parameters_ratio": 0.5}),
     "new tokens, embeddings resized": Feature({"new_special_tokens": ["<think>", "</think>"]}, silent=True),
     "LoRA": Feature(LORA),
@@ -40,7 +40,7 @@ FEATURES = common(EVALUATED) | {
     "LoRA, continued from a saved adapter": Feature(
         {"adapters": ["{before}/checkpoint-2"]},
         on="LoRA",
-        before={"adapters": [], "max_steps": 2, "save_strategy": "steps", "save_steps": 2},
+        before={"adapters": None, "max_steps": 2, "save_strategy": "steps", "save_steps": 2},
     ),
     "LoRA with biases": Feature({"lora_bias": "all"} | model("biased", "phi2"), on="LoRA"),
     "rsLoRA": Feature({"use_rslora": True}, on="LoRA"),
@@ -101,11 +101,13 @@ FEATURES = common(EVALUATED) | {
     "streaming": Feature({"streaming": True}),
     "whole sequences through the head": Feature({"use_logits_to_keep": False}, silent=True),
     "Alpaca": Feature({"dataset": "{folder}/alpaca.jsonl"}, silent=True),
-    "chat template": Feature({"dataset": "{folder}/chats.jsonl", "template": "chatml"}),
-    "chat template, several turns": Feature({"dataset": "{folder}/chats.jsonl"}),
-    "chat template, only the last turn": Feature({"dataset": "{folder}/chats.jsonl", "loss_scale": "last_round"}),
-    "ShareGPT conversations": Feature({"dataset": "{folder}/sharegpt.jsonl"}),
-    "system prompt": Feature({"dataset": "{folder}/system.jsonl", "template": "chatml"}),
+    "chat template": Feature({"dataset": "{folder}/chats.jsonl"} | CHATML),
+    "chat template, several turns": Feature(
+        {"dataset": "{folder}/chats.jsonl", "template": "default", "max_length": 512}
+    ),
+    "chat template, only the last turn": Feature({"loss_scale": "last_round"}, on="chat template"),
+    "ShareGPT conversations": Feature({"dataset": "{folder}/sharegpt.jsonl"} | CHATML),
+    "system prompt": Feature({"dataset": "{folder}/system.jsonl"} | CHATML),
     "prompts trained too": Feature({"loss_scale": "all"}),
     "plain text": Feature({"dataset": "{folder}/text.jsonl", "columns": {"text": "response"}}),
     "several datasets": Feature({"dataset": ["{folder}/alpaca.jsonl", "{folder}/chats.jsonl#20"]}),
@@ -113,7 +115,7 @@ FEATURES = common(EVALUATED) | {
         {"dataset": ["{folder}/alpaca.jsonl", "{folder}/chats.jsonl"], "interleave_prob": [0.3, 0.7]}
     ),
     "a mask within the answer": Feature({"loss_scale": "last_round+ignore_empty_think"}, silent=True),
-    "thinking": Feature({"template": "qwen3", "enable_thinking": False}),
+    "thinking": Feature({"template": "qwen3", "enable_thinking": False, "max_length": 512}),
     "Muon": Feature({"optimizer": "muon"}),
     "Muon-clip": Feature({"optimizer": "muonclip"}),
     "GaLore": Feature({"use_galore": True, "galore_rank": 8}),
@@ -125,7 +127,6 @@ FEATURES = common(EVALUATED) | {
     "evaluation by generation": Feature(EVALUATED | {"predict_with_generate": True}, on="evaluation", silent=True),
     "early stopping": Feature(EVALUATED | WORSE_AND_WORSE | {"callbacks": ["early_stop"], "early_stop_interval": 1}),
     "TensorBoard": Feature({"report_to": "tensorboard"}, silent=True),
-    "custom callback": Feature({"callbacks": ["perf_log"]}, silent=True),
     "tied embeddings": Feature(model("tied", "llama")),
     "head with a bias": Feature(model("biased", "phi2")),
     "Qwen 3": Feature(model("qwen3", "qwen3")),
@@ -148,6 +149,7 @@ FEATURES = common(EVALUATED) | {
     "another registered loss": Feature({"task_type": "embedding", "loss_type": "infonce"}),
     "reward model": Feature({"task_type": "seq_cls", "num_labels": 2}),
     "Unsloth": Feature({"tuner_backend": "unsloth"}, on="LoRA"),
+    "FSDP": Feature({"fsdp": "fsdp2"}),
     "sequence or context parallelism": Feature({"sequence_parallel_size": 2}),
 }
 
@@ -192,7 +194,8 @@ class SwiftHost(Host):
 class Driver(Swift):
     def settings(self, name: str, env: dict[str, Any] | None = None, **changes: Any) -> dict[str, Any]:
         # ms-swift checkpoints gradients unless it is told not to.
-        return super().settings(name, env, **{"max_steps": 4, "gradient_checkpointing": False} | changes)
+        settings = super().settings(name, env, **{"max_steps": 4, "gradient_checkpointing": False} | changes)
+        return {key: value for key, value in settings.items() if value is not None}  # null would become "None"
 
 
 HOST = SwiftHost()

@@ -23,6 +23,7 @@ REFUSED = "refused"
 HOSTS_ERROR = "host's own error"  # the host does not run the recipe here either
 NO_EFFECT = "no effect"  # the log is that of the run without the feature: the recipe does not test it
 DIFFERS = "differs"
+FAILS = "fails with OTR"  # by an error that does not refuse the feature
 
 SEEDS = (1, 2)  # of the disturbed runs that `allow_for_rounding` compares with
 FARTHER = 3
@@ -104,14 +105,14 @@ def _filled(value: Any, places: Mapping[str, str]) -> Any:
 
 def judge(feature: Feature, plain: Run, ours: Run, reference: Mapping[str, Any] | None) -> dict[str, Any]:
     """Returns the result of a twin, with the plain run's digits and the largest relative difference, or a message."""
-    if ours.error and (OTRS_MESSAGE.search(ours.error) or "otr_plugin" in ours.raised_in):
+    if OTRS_MESSAGE.search(ours.error):
         alone = _message(plain.error) if plain.error else "trains"
         return {"result": REFUSED, "message": _message(ours.error), "the host alone": alone}
     if plain.error:
         return {"result": HOSTS_ERROR, "message": _message(plain.error)}
     cell: dict[str, Any] = {"result": DIFFERS, "digits": plain.steps, "logged": _logged(plain.log)}
     if ours.error:
-        return cell | {"message": f"only with OTR: {_message(ours.error)}"}
+        return cell | {"result": FAILS, "message": _message(ours.error)}
     if len(plain.steps) < 2 or not all(math.isfinite(value) for step in plain.steps for value in step):
         return cell | {"result": HOSTS_ERROR, "message": f"the host logs {plain.steps}"}
     if not all("otr/objective" in entry for entry in ours.log if "loss" in entry):

@@ -37,7 +37,6 @@ class Run:
 
     log: Log
     error: str
-    raised_in: str  # the file that raised the error
     printed: str
 
     @property
@@ -81,7 +80,7 @@ class Worker:
         result, printed = Path(f"{stem}.result.json"), Path(f"{stem}.txt").read_text(errors="replace")
         if result.exists():
             return Run(**json.loads(result.read_text()), printed=printed)
-        return Run([], f"the process ended: {reply.strip()}", "", printed)
+        return Run([], f"the process ended: {reply.strip()}", printed)
 
     def close(self) -> None:
         assert self._process.stdin is not None
@@ -157,13 +156,12 @@ def _train_and_leave(host: Host, recipe: Path, disturbance: str) -> None:
     _seed()
     if disturbance != NOT_DISTURBED:
         _disturb_weights(*disturbance.split(":"))
-    result: dict[str, Any] = {"log": [], "error": "", "raised_in": ""}
+    result: dict[str, Any] = {"log": [], "error": ""}
     try:
         result["log"] = host.train(recipe)
     except BaseException as error:
         traceback.print_exc()
         result["error"] = f"{type(error).__name__}: {error}"
-        result["raised_in"] = traceback.extract_tb(error.__traceback__)[-1].filename
     Path(f"{stem}.result.json").write_text(json.dumps(result, default=float))
     sys.stdout.flush()
     sys.stderr.flush()

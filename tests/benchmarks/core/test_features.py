@@ -8,6 +8,7 @@ from benchmarks.hosts.features import command, hosts, page
 from benchmarks.hosts.features.feature import FULL, KIND_OF, ROWS, Feature
 from benchmarks.hosts.features.twins import (
     DIFFERS,
+    FAILS,
     HOSTS_ERROR,
     NO_EFFECT,
     REFUSED,
@@ -19,15 +20,17 @@ from benchmarks.hosts.features.twins import (
 from benchmarks.hosts.features.worker import Run
 from benchmarks.paths import RESULTS
 
+# Cells in which OTR fails, though it does not refuse the feature.
+KNOWN = {("trl", "QLoRA, head trained whole"), ("swift", "Muon-clip")}
 FEATURE = Feature({"key": True})
 # The columns of the table, and the modules with their features.
 FILES = {"axolotl": "axolotl", "llamafactory": "llamafactory", "trl": "trl", "trl-1.9": "trl", "swift": "swift"}
 FILES |= {"transformers": "transformers"}
 
 
-def run(*losses, error="", raised_in="", otr=True, **more):
+def run(*losses, error="", otr=True, **more):
     more |= {"otr/objective": 1.0} if otr else {}
-    return Run([{"loss": x, "grad_norm": 1.0} | more for x in losses], error, raised_in, "")
+    return Run([{"loss": x, "grad_norm": 1.0} | more for x in losses], error, "")
 
 
 def plain(*losses, **more):
@@ -47,10 +50,10 @@ def plain(*losses, **more):
         (plain(4.0, 3.0, step_time=0.5), run(4.0, 3.0, step_time=0.6), SAME, None),
         (plain(4.0, float("nan")), run(4.0, 3.0), HOSTS_ERROR, "the host logs [[4.0, 1.0], [nan, 1.0]]"),
         (plain(4.0), run(4.0), HOSTS_ERROR, "the host logs [[4.0, 1.0]]"),
-        (plain(4.0, 3.0), run(error="KeyError: 'x'"), DIFFERS, "only with OTR: KeyError: 'x'"),
+        (plain(4.0, 3.0), run(error="KeyError: 'x'"), FAILS, "KeyError: 'x'"),
         (plain(error="No GPU"), run(error="No GPU"), HOSTS_ERROR, "No GPU"),
         (plain(4.0, 3.0), run(error="ValueError: otr: another loss."), REFUSED, "ValueError: otr: another loss."),
-        (plain(error="No GPU"), run(error="x", raised_in="/site/otr_plugin/hosts/a.py"), REFUSED, "x"),
+        (plain(error="No GPU"), run(error="ValueError: otr: no."), REFUSED, "ValueError: otr: no."),
     ],
 )
 def test_two_runs_are_judged(own, ours, result, message):
@@ -105,7 +108,7 @@ def test_the_results_are_those_of_the_tables():
         assert cells.keys() == host.features.keys(), f"{file}: make features"
         for feature, cell in cells.items():
             assert cell["keys"] == command.keys_of(host, feature), f"{file}, {feature}: make features"
-            assert cell["result"] != DIFFERS, f"{file}, {feature}: {cell['message']}"
+            assert (cell["result"] in (DIFFERS, FAILS)) == ((file, feature) in KNOWN), f"{file}, {feature}"
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ def table(tmp_path_factory):
         "DoRA",
         "NEFTune",
         "gradient checkpointing, reentrant",
-        "Muon",
+        "LISA",
         "chat template, several turns",
         "experts with balancing loss, accumulated",
         "softcapped logits (Gemma 2)",
