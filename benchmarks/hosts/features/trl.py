@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
+from importlib import import_module
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -129,6 +131,9 @@ class TRLHost(Host):
     def start(self) -> None:
         import trl.scripts.sft
         import trl.trainer.sft_trainer  # noqa: F401
+
+        with suppress(ImportError):
+            import_module("trackio")  # TRL 1.9 imports it, if it is installed, when it saves a model
 
     def train(self, recipe: Path) -> Log:
         from trl.scripts.sft import main, make_parser

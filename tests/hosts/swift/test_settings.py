@@ -139,7 +139,7 @@ def test_swifts_command_refuses_a_recipe_before_it_starts_a_process(tmp_path, mo
 
 
 @pytest.mark.parametrize(
-    "recipe", ["loss_type: otr\nENV: {OTR_SAMPLES: 8}", "ENV: {USE_HF: 1}", "output_dir: runs/otr"]
+    "recipe", ["loss_type: otr\nENV: {OTR_SAMPLES: 8}", "ENV: {USE_HF: 1}\nseed: 3", "output_dir: runs/otr"]
 )
 def test_swifts_command_accepts_a_right_recipe(tmp_path, monkeypatch, recipe):
     monkeypatch.setattr(os, "environ", os.environ.copy())  # swift adds variables
