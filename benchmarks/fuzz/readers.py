@@ -220,8 +220,7 @@ class LlamaFactory(Reader):
         return arguments
 
     def config(self, found: Any) -> OTRConfig | None:
-        config: OTRConfig | None = getattr(found[3], "otr", None)
-        return config
+        return _carried_by(found[3])
 
     def settings(self, found: Any) -> dict[str, Any]:
         return {f"{type(part).__name__}.{key}": value for part in found[:4] for key, value in vars(part).items()}
@@ -253,8 +252,7 @@ class TRL(Reader):
         return self.sft.make_parser().parse_args_and_config(fail_with_unknown_args=False)
 
     def config(self, found: Any) -> OTRConfig | None:
-        values = getattr(found[1], "otr", None)
-        return None if values is None else OTRConfig(**values)
+        return _carried_by(found[1])
 
     def settings(self, found: Any) -> dict[str, Any]:
         return {f"{type(part).__name__}.{key}": value for part in found for key, value in vars(part).items()}
@@ -300,6 +298,12 @@ class Swift(Reader):
 
     def forget(self) -> None:
         pass
+
+
+def _carried_by(arguments: Any) -> OTRConfig | None:
+    """The settings on the parsed arguments, where a patched trainer finds them."""
+    values = getattr(arguments, "otr", None)
+    return None if values is None else OTRConfig(**values)
 
 
 def _made_once(make: Callable[..., Any]) -> Callable[..., Any]:
