@@ -7,18 +7,22 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 # The slowest first, so that two at a time end together.
 SESSIONS := axolotl core models trl-1.9 benchmarks packaging llamafactory trl swift docs lint
+HOSTS := axolotl llamafactory trl swift
 # These run in Axolotl's environment and have none of their own.
 IN_AXOLOTLS := models trl-1.9 benchmarks packaging
-FUZZED := axolotl llamafactory trl swift
 WITH_ENVIRONMENT := $(filter-out $(IN_AXOLOTLS),$(SESSIONS))
 
 # Print a session's output when the session has ended, rather than mixed with the other session's. make 3 cannot.
 SYNC := $(if $(filter output-sync,$(.FEATURES)),--output-sync=target)
 
-.PHONY: quickstart test fuzz docs bench clean help $(SESSIONS:%=test-%)
+.PHONY: quickstart features test fuzz docs bench clean help $(SESSIONS:%=test-%)
 
 quickstart: .nox/ready-axolotl  ## train a small model in the real Axolotl, by SFT and by OTR, and compare
 	@.nox/axolotl/bin/python -m benchmarks quickstart
+
+# Each environment has other hosts; results that are there are not run again.
+features: $(HOSTS:%=.nox/ready-%)  ## run every feature of the hosts with OTR and without, and keep which agree
+	@for host in $(HOSTS); do .nox/$$host/bin/python -m benchmarks features || exit 1; done
 
 test:  ## run lint, types and all tests, two sessions at a time
 	$(MAKE) --jobs=2 --keep-going $(SYNC) $(SESSIONS:%=test-%)
@@ -33,8 +37,8 @@ $(IN_AXOLOTLS:%=test-%): test-%: .nox/ready-axolotl
 	$(NOX) -R -s $*
 
 # Every host is searched, also after a failure in one.
-fuzz: $(FUZZED:%=.nox/ready-%)  ## search for recipes that a host reads otherwise than a person, with MINUTES=10 for so long
-	@failed=; for host in $(FUZZED); do \
+fuzz: $(HOSTS:%=.nox/ready-%)  ## search for recipes that a host reads otherwise than a person, with MINUTES=10 for so long
+	@failed=; for host in $(HOSTS); do \
 	  OMP_NUM_THREADS=1 .nox/$$host/bin/python -m benchmarks.fuzz $$host --keep $(MINUTES:%=--minutes %) || failed=1; \
 	done; test -z "$$failed"
 

@@ -7,7 +7,8 @@ several:
     ...
     <!-- end of figures -->
 
-Sources are result files, the settings (otr_plugin/config.py) and the host adapters (the recipe keys that they refuse).
+Sources are result files or their folder, the settings (otr_plugin/config.py) and the host adapters (the recipe keys
+that they refuse).
 Plots that a page of docs/ shows are copies of those in benchmarks/results/, because a site holds nothing outside its
 folder.
 """
@@ -24,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import provenance
+from benchmarks.hosts.features import page as features
 from benchmarks.learning import plan, report, store, tables
 from benchmarks.learning.study import Study
 from benchmarks.paths import RESULTS, ROOT
@@ -211,4 +213,7 @@ RENDERERS: dict[tuple[str, str | None], Callable[[Any], list[str]]] = {
     ("llamafactory", "refused"): _refused_keys,
     ("trl", "refused"): _refused_keys,
     ("swift", "refused"): _refused_keys,
+    ("results", "features"): features.matrix,
+    ("results", "counts"): features.counts,
+    ("results", "messages"): features.messages,
 }

@@ -114,6 +114,7 @@ COMMANDS = {
     "pip install '.[axolotl]'": "tests/packaging",
     "make quickstart": "tests/benchmarks/hosts/test_quickstart.py",
     "make test": "no test: it runs the tests",
+    "make features": "tests/benchmarks/hosts/test_features.py",
     "axolotl train recipe.yml": "tests/hosts/axolotl/test_train.py",
     "axolotl train": "tests/hosts/axolotl/test_train.py",
     "axolotl preprocess": "tests/hosts/axolotl/test_train.py",

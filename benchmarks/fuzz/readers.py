@@ -184,11 +184,10 @@ class Axolotl(Reader):
         if adapter is None:
             return None
 
-        def attach(_: Any, config: OTRConfig) -> Any:
+        def attach(_: Any, config: OTRConfig, *__: Any) -> None:
             attached.append(config)
-            return mock.MagicMock()
 
-        with mock.patch.object(adapter, "attach_and_connect", attach):
+        with mock.patch.object(adapter, "attach_and_announce", attach):
             self.manager.get_instance().add_callbacks_post_trainer(found, mock.MagicMock())
         assert len(attached) < 2, "OTR would be attached twice"
         return attached[0] if attached else None

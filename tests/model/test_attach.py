@@ -255,7 +255,7 @@ def test_a_model_that_is_no_causal_language_model_is_refused():
 def test_a_top_k_above_the_vocabulary_is_refused():
     model = tiny("llama")
     vocabulary = model.config.vocab_size
-    with pytest.raises(ValueError, match=rf"top_k is {vocabulary + 1}, but \w+ has {vocabulary} tokens: set top_k to at"):
+    with pytest.raises(ValueError, match=rf"top_k is {vocabulary + 1}, but \w+ has {vocabulary} tokens: set"):
         attach(model, OTRConfig(top_k=vocabulary + 1))
     attach(model, OTRConfig(top_k=vocabulary)).detach()
 

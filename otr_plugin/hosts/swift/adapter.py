@@ -98,6 +98,11 @@ def check(args: Any) -> bool:
             "set it to 1: sequence parallelism computes the loss from whole logits",
         ),
         ("loss_scale", weighs, "choose one of zeros and ones, such as default or last_round: OTR has no token weights"),
+        (
+            "acc_strategy",
+            args.acc_strategy != "token",
+            "set it to token: the other counts sequences whose tokens are all right, from whole logits",
+        ),
         ("is_binary_loss_scale", args.is_binary_loss_scale is False, "remove it: OTR has no token weights"),
     ):
         if wrong:
@@ -132,11 +137,6 @@ class AttachCallback(TrainerCallback):
             raise ValueError(
                 f"otr: {type(template).__name__} computes a loss of its own, and the run would not train with OTR. "
                 "Choose another template."
-            )
-        if trainer.args.acc_strategy != "token":
-            raise ValueError(
-                f"otr: `acc_strategy: {trainer.args.acc_strategy}` counts sequences whose tokens are all right, from "
-                "whole logits, which OTR never holds; swift would drop the metric silently. Set it to token."
             )
         trainer.compute_loss_func = None  # so that the trainer leaves the labels to the model
         if warning := untried_version("ms-swift", TRIED):

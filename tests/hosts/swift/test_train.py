@@ -114,7 +114,7 @@ def test_otr_is_what_the_specification_says(swift, runs):
 
 
 def test_an_accuracy_that_needs_logits_is_refused(runs):
-    assert runs["by sequence"]["error"].startswith("ValueError: otr: `acc_strategy: seq` counts sequences")
+    assert "`acc_strategy: seq`: set it to token" in runs["by sequence"]["error"]
 
 
 def test_a_resumed_run_equals_an_unbroken_one(swift, runs):

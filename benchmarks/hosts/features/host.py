@@ -1,0 +1,39 @@
+"""What a host's table has beside its features: how its runs are made, and how its process trains one of them."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+from benchmarks.hosts.driver import HostDriver
+from benchmarks.hosts.features.feature import Feature
+
+Log = list[dict[str, Any]]
+
+
+class Host(ABC):
+    """One column of the table. `start` and `train` run in a process of the host's own; see worker.py."""
+
+    title: ClassVar[str]
+    package: ClassVar[str]
+    versions: ClassVar[Mapping[str, str]]  # the tested versions, and the name of each one's result file
+    others: ClassVar[tuple[str, ...]] = ()  # packages whose versions stand beside the results
+    features: ClassVar[Mapping[str, Feature]]
+
+    @abstractmethod
+    def driver(self, folder: Path) -> HostDriver:
+        """Makes models and data in the folder."""
+
+    @abstractmethod
+    def with_otr(self, recipe: dict[str, Any]) -> dict[str, Any]:
+        """Returns the recipe with the plugin, and `objective: sft`."""
+
+    @abstractmethod
+    def start(self) -> None:
+        """Imports the host."""
+
+    @abstractmethod
+    def train(self, recipe: Path) -> Log:
+        """Does what the host's command does with this recipe; returns the log history."""

@@ -1,0 +1,31 @@
+"""Features of Trainer that no other test runs have the result that docs/features.md shows."""
+
+import pytest
+
+from tests.hosts.features import Table
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory):
+    table = Table("transformers", tmp_path_factory.mktemp("features"))
+    yield table
+    table.twins.close()
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "LoRA on the head",
+        "DoRA",
+        "IA3",
+        "NEFTune",
+        "padding-free",
+        "gradient checkpointing, reentrant",
+        "evaluation with metrics",
+        "experts with balancing loss, accumulated",
+        "softcapped logits (Gemma 2)",
+        "early stopping",
+    ],
+)
+def test_a_feature_has_the_result_of_the_table(table, name):
+    table.check(name)

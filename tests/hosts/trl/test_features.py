@@ -1,0 +1,30 @@
+"""Features of TRL that no other test runs have the result that docs/features.md shows."""
+
+import pytest
+
+from tests.hosts.features import Table
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory):
+    table = Table("trl", tmp_path_factory.mktemp("features"))
+    yield table
+    table.twins.close()
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "LoRA, head and embedding trained whole",
+        "NEFTune",
+        "gradient checkpointing, reentrant",
+        "Adafactor",
+        "packing, wrapped",
+        "system prompt",
+        "scaled logits (Cohere)",
+        "best model loaded at the end",
+        "DFT",
+    ],
+)
+def test_a_feature_has_the_result_of_the_table(table, name):
+    table.check(name)
