@@ -54,9 +54,8 @@ def main() -> int:
         try:
             findings = search(checker, args.examples, number, args.minutes)
             part = result(args.host, number, findings)
-            print(
-                f"{args.host}: seed {number}, {part['examples']} recipes, {part['failures']} failures, {part['seconds']} s"
-            )
+            counts = f"{part['examples']} recipes, {part['failures']} failures, {part['seconds']} s"
+            print(f"{args.host}: seed {number}, {counts}")
             for (mutations, problem), failed in findings.failures.items():
                 print(f"{len(failed)} x {', '.join(mutations) or 'no mutation'}: {problem}", flush=True)
             failures = report(checker, findings)
