@@ -53,11 +53,14 @@ def main() -> int:
         checker = Checker(args.host, Path(folder))
         try:
             findings = search(checker, args.examples, number, args.minutes)
-            failures = report(checker, findings, number)
+            part = result(args.host, number, findings)
+            counts = f"{part['examples']} recipes, {part['failures']} failures, {part['seconds']} s"
+            print(f"{args.host}: seed {number}, {counts}")
+            for (mutations, problem), failed in findings.failures.items():
+                print(f"{len(failed)} x {', '.join(mutations) or 'no mutation'}: {problem}", flush=True)
+            failures = report(checker, findings)
         finally:
             checker.close()
-    part = result(args.host, number, findings)
-    print(f"{args.host}: seed {number}, {part['examples']} recipes, {part['failures']} failures, {part['seconds']} s")
     print(failures)
     if args.keep and not failures:
         kept = json.loads(PATH.read_text()) if PATH.exists() else {}

@@ -68,7 +68,7 @@ AXOLOTL = Host(
         "tf32": (False,),
         "notre_dame": (1, "otr"),
         "dotrain": (True,),
-        "hotrod": ({"samples": 3}, None),
+        "hotrod": ({"wheels": 3}, None),
         "model_config": ({"notre_dame": 1},),
         "special_tokens": ({"pad_token": "otr"},),
         "chat_template_jinja": ("otr",),

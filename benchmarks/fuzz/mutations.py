@@ -455,6 +455,14 @@ def block_renamed(draft: Draft) -> None:
 
 
 @mutation(BLOCK)
+def block_misspelt(draft: Draft) -> None:
+    name = draft.pick(["ort", "otrr", "ottr", "oter", "rot"])
+    block = draft.need_block()
+    block.name, block.spelling = name, None
+    draft.refuse(name, at=(block,))
+
+
+@mutation(BLOCK)
 def setting_at_the_top_by_its_full_name(draft: Draft) -> None:
     name = draft.pick(
         ["otr_samples", "otr-samples", "otr/samples", "OTR_SAMPLES", "otr_nll_weight", "otr:samples", "otrsamples"]

@@ -184,11 +184,10 @@ class Axolotl(Reader):
         if adapter is None:
             return None
 
-        def attach(_: Any, config: OTRConfig) -> Any:
+        def attach(_: Any, config: OTRConfig, *__: Any) -> None:
             attached.append(config)
-            return mock.MagicMock()
 
-        with mock.patch.object(adapter, "attach_and_connect", attach):
+        with mock.patch.object(adapter, "attach_and_announce", attach):
             self.manager.get_instance().add_callbacks_post_trainer(found, mock.MagicMock())
         assert len(attached) < 2, "OTR would be attached twice"
         return attached[0] if attached else None
@@ -220,8 +219,7 @@ class LlamaFactory(Reader):
         return arguments
 
     def config(self, found: Any) -> OTRConfig | None:
-        config: OTRConfig | None = getattr(found[3], "otr", None)
-        return config
+        return _carried_by(found[3])
 
     def settings(self, found: Any) -> dict[str, Any]:
         return {f"{type(part).__name__}.{key}": value for part in found[:4] for key, value in vars(part).items()}
@@ -253,8 +251,7 @@ class TRL(Reader):
         return self.sft.make_parser().parse_args_and_config(fail_with_unknown_args=False)
 
     def config(self, found: Any) -> OTRConfig | None:
-        values = getattr(found[1], "otr", None)
-        return None if values is None else OTRConfig(**values)
+        return _carried_by(found[1])
 
     def settings(self, found: Any) -> dict[str, Any]:
         return {f"{type(part).__name__}.{key}": value for part in found for key, value in vars(part).items()}
@@ -300,6 +297,12 @@ class Swift(Reader):
 
     def forget(self) -> None:
         pass
+
+
+def _carried_by(arguments: Any) -> OTRConfig | None:
+    """The settings on the parsed arguments, where a patched trainer finds them."""
+    values = getattr(arguments, "otr", None)
+    return None if values is None else OTRConfig(**values)
 
 
 def _made_once(make: Callable[..., Any]) -> Callable[..., Any]:

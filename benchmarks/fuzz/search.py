@@ -83,15 +83,15 @@ def search(checker: Checker, examples: int, number: int, minutes: float | None =
             return findings
 
 
-def smallest(checker: Checker, mutations: tuple[str, ...], problem: str, number: int) -> Case | None:
+def smallest(checker: Checker, mutations: tuple[str, ...], problem: str) -> Case | None:
     """The smallest case with these mutations that has this problem, if one is found again."""
 
     def fails(case: Case) -> bool:
         found = checker.problem(case)
         return found is not None and found[0] == problem
 
-    options = settings(max_examples=300, database=None, deadline=None, suppress_health_check=NO_HEALTH_CHECKS)
-    only = mutations[0] if len(mutations) == 1 else None
+    options = settings(max_examples=200, database=None, deadline=None, suppress_health_check=NO_HEALTH_CHECKS)
+    only = mutations[0] if mutations else None
     matches: Callable[[Case], bool] = lambda case: case.mutations == mutations and fails(case)  # noqa: E731
     try:
         return find(cases(checker.host, only), matches, settings=options)
@@ -99,11 +99,14 @@ def smallest(checker: Checker, mutations: tuple[str, ...], problem: str, number:
         return None
 
 
-def report(checker: Checker, findings: Findings, number: int, most: int = 20) -> str:
-    """The smallest case of every kind of failure, and how the host reads it."""
+def report(checker: Checker, findings: Findings, most: int = 20, minimised: int = 3) -> str:
+    """The smallest case of the most frequent kinds of failure, and how the host reads it."""
     lines = []
     for (mutations, problem), failed in sorted(findings.failures.items(), key=lambda item: -len(item[1]))[:most]:
-        case = smallest(checker, mutations, problem, number) or min(failed, key=lambda case: len(case.text))
+        case = min(failed, key=lambda case: len(case.text))
+        if len(mutations) < 2 and minimised:
+            minimised -= 1
+            case = smallest(checker, mutations, problem) or case
         found = checker.problem(case)
         got = "as expected, when it is read again" if found is None else f"{found[1]}"[:1500]
         lines.append(f"{len(failed)} x {problem}\n{case}\ngot: {got}\n")

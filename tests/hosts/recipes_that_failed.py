@@ -387,6 +387,18 @@ RECIPES = [
     Recipe("output_dir: ./outputs/otr\n", None, hosts=(*PLUGIN_HOSTS, "swift")),
     Recipe("run_name: otr\n", None, hosts=("llamafactory", "trl", "swift")),
     Recipe("wandb_name: otr\nnotre_dame: {samples: 3}\nhotrod: [otr]\n", None, hosts=("axolotl",)),
+    *(Recipe(_block(f"{name}: {{samples: 16}}\n"), name, (2,)) for name in ("ort", "otrr", "oter")),
+    Recipe(
+        "ort: {samples: 16}\nplugins: [otr]\n",
+        "ort",
+        (1,),
+        environment={"ALLOW_EXTRA_ARGS": "1"},
+        hosts=("llamafactory",),
+    ),
+    Recipe(
+        "plugins: axolotl.integrations.otr.OTRPlugin\n", "axolotl.integrations.otr.OTRPlugin", (1,), hosts=("axolotl",)
+    ),
+    Recipe(_block("otr:\n  otr: {nll_weight: 1e-05}\n"), "otr", (3,)),
     Recipe("dataset: otr\n", None, hosts=("llamafactory",)),
     Recipe("dataset_name: otr\n", None, hosts=("trl",)),
     Recipe("system: |\n  otr:\n    samples: 3\n  plugins: [otr]\n", None, hosts=("swift",)),
