@@ -100,6 +100,7 @@ FEATURES = common(EVALUATED) | {
     ),
     "softcapped logits (Gemma 2)": Feature({"model_name_or_path": "{folder}/gemma2"}),
     "scaled logits (Granite)": Feature({"model_name_or_path": "{folder}/granite"}),
+    "scaled logits (Granite), loss_type nll": Feature({"model_name_or_path": "{folder}/granite", "loss_type": "nll"}),
     "scaled logits (Cohere)": Feature({"model_name_or_path": "{folder}/cohere"}),
     "state space (Mamba)": Feature({"model_name_or_path": "{folder}/mamba"}),
     "sliding window (Mistral)": Feature({"model_name_or_path": "{folder}/mistral"}),

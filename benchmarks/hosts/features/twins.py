@@ -68,7 +68,8 @@ class Twins:
         slug = re.sub(r"\W+", "-", f"{name} {kind}")
         before = f"{slug}-before"
         if feature.before is not None:
-            first = self._train(before, feature, self.recipe(feature) | dict(feature.before), before, otr=otr)
+            earlier = self.recipe(feature) | dict(feature.before)
+            first = self._train(before, feature, earlier, before, otr=otr, disturbance=disturbance)
             if first.error:
                 return first
         return self._train(slug, feature, self.recipe(feature), before, otr=otr, disturbance=disturbance)
@@ -129,6 +130,7 @@ def judge(feature: Feature, plain: Run, ours: Run, reference: Mapping[str, Any] 
         return cell | {"message": f"loss by {cell['loss']:.1e}, gradient norm by {cell['norm']:.1e}, {cell['other']}"}
     if reference is not None and not feature.silent and _does_nothing(cell, reference):
         return cell | {"result": NO_EFFECT, "message": f"logs what {feature.on} logs"}
+    del cell["other"]
     return cell | {"result": SAME}
 
 
@@ -155,7 +157,7 @@ def allow_for_rounding(feature: Feature, cell: dict[str, Any], plain: Run, distu
     allowed = {name: max(bound, FARTHER * cell["rounding"][name]) for name, bound in bounds(feature).items()}
     if within(cell, allowed):
         cell["result"] = ROUNDED
-        del cell["message"]
+        del cell["message"], cell["other"]
 
 
 def _does_nothing(cell: Mapping[str, Any], reference: Mapping[str, Any]) -> bool:

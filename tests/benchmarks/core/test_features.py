@@ -20,8 +20,6 @@ from benchmarks.hosts.features.twins import (
 from benchmarks.hosts.features.worker import Run
 from benchmarks.paths import RESULTS
 
-# Cells in which OTR fails, though it does not refuse the feature.
-KNOWN = {("trl", "QLoRA, head trained whole"), ("swift", "Muon-clip")}
 FEATURE = Feature({"key": True})
 EQUAL = "loss by 0.0e+00, gradient norm by 0.0e+00"
 # The columns of the table, and the modules with their features.
@@ -114,7 +112,7 @@ def test_the_results_are_those_of_the_tables():
         assert cells.keys() == host.features.keys(), f"{file}: make features"
         for feature, cell in cells.items():
             assert cell["keys"] == command.keys_of(host, feature), f"{file}, {feature}: make features"
-            assert (cell["result"] in (DIFFERS, FAILS)) == ((file, feature) in KNOWN), f"{file}, {feature}"
+            assert (cell["result"] in (DIFFERS, FAILS)) == ((file, feature) in page.KNOWN), f"{file}, {feature}"
 
 
 @pytest.mark.parametrize(
