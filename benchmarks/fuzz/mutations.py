@@ -322,6 +322,7 @@ def plugins_missing(draft: Draft) -> None:
     block = draft.need_block()
     draft.document.remove(draft.switch)
     draft.refuse("otr", "plugins", at=(block,))
+    draft.refuse(("`--otr.", "`otr."), "plugins")  # an option is a setting without the plugin, too
 
 
 @mutation(SWITCH)
