@@ -193,7 +193,7 @@ def _policy(x: Tensor, label: Tensor, scratch: _Scratch) -> _Policy:
     label_x = x.gather(1, label) - largest
     # Clamp -inf, the logit of an excluded token, because 0 * -inf would put NaN into the sums of p * x.
     x = x.sub_(largest).clamp_(min=torch.finfo(x.dtype).min)
-    p = torch.softmax(x, -1, out=scratch.p)
+    p = _softmax(x, out=scratch.p)
     p_sum = p.sum(-1, keepdim=True)
     log_z = p_sum.log() - p.gather(1, argmax).log()
     nll = log_z - label_x
@@ -304,12 +304,18 @@ def _baseline(config: OTRConfig, mean_reward: Tensor) -> Tensor:
             raise not_implemented(__name__, "baseline", config.baseline, ("none", "mean"))
 
 
+def _softmax(x: Tensor, out: Tensor) -> Tensor:
+    # Not torch.softmax: ms-swift's optimiser muonclip replaces it to see the attention's logits.
+    result: Tensor = torch.ops.aten.softmax.int_out(x, -1, out=out)
+    return result
+
+
 def _rollout_distribution(x: Tensor, excluded: Tensor | None, config: OTRConfig, scratch: _Scratch) -> Tensor:
     """q = softmax(x / kappa) over the tokens that can be drawn."""
     scaled = torch.mul(x, 1 / config.temperature, out=scratch.product)
     if excluded is not None:
         scaled.masked_fill_(excluded, -math.inf)
-    return torch.softmax(scaled, -1, out=scratch.q)
+    return _softmax(scaled, out=scratch.q)
 
 
 def _sum_of_product(a: Tensor, b: Tensor, scratch: _Scratch) -> Tensor:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import shutil
 import tempfile
 import time
 from dataclasses import asdict
@@ -59,7 +58,8 @@ def run_host(name: str, path: Path, only: list[str] | None, *, again: bool, keep
         return
     with tempfile.TemporaryDirectory() as temporary:
         folder = keep / name if keep else Path(temporary) / name
-        shutil.rmtree(folder, ignore_errors=True)
+        if folder.exists():
+            raise SystemExit(f"{folder} is there already: choose another folder for --keep.")
         folder.mkdir(parents=True)
         twins = Twins(name, host, host.driver(folder))
         try:
@@ -105,4 +105,6 @@ def _write(path: Path, name: str, host: Host, cells: dict[str, Any]) -> None:
     # Whatever part of the table this process was told to run, the whole of it comes from the command without options.
     results |= {"command": f"python -m benchmarks features --host {name}", "title": host.title, "cells": kept}
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(results, indent=1) + "\n")
+    part = path.with_suffix(".part")  # a run that is interrupted leaves a whole file
+    part.write_text(json.dumps(results, indent=1) + "\n")
+    part.replace(path)

@@ -256,6 +256,7 @@ ROWS: dict[str, tuple[str, ...]] = {
         "experts with balancing loss, accumulated",
         "softcapped logits (Gemma 2)",
         "scaled logits (Granite)",
+        "scaled logits (Granite), loss_type nll",
         "scaled logits (Cohere)",
         "state space (Mamba)",
         "sliding window (Mistral)",

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
+from importlib import import_module
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -98,6 +100,7 @@ FEATURES = common(EVALUATED) | {
     ),
     "softcapped logits (Gemma 2)": Feature({"model_name_or_path": "{folder}/gemma2"}),
     "scaled logits (Granite)": Feature({"model_name_or_path": "{folder}/granite"}),
+    "scaled logits (Granite), loss_type nll": Feature({"model_name_or_path": "{folder}/granite", "loss_type": "nll"}),
     "scaled logits (Cohere)": Feature({"model_name_or_path": "{folder}/cohere"}),
     "state space (Mamba)": Feature({"model_name_or_path": "{folder}/mamba"}),
     "sliding window (Mistral)": Feature({"model_name_or_path": "{folder}/mistral"}),
@@ -129,6 +132,9 @@ class TRLHost(Host):
     def start(self) -> None:
         import trl.scripts.sft
         import trl.trainer.sft_trainer  # noqa: F401
+
+        with suppress(ImportError):
+            import_module("trackio")  # TRL 1.9 imports it, if it is installed, when it saves a model
 
     def train(self, recipe: Path) -> Log:
         from trl.scripts.sft import main, make_parser

@@ -33,6 +33,9 @@ CLOCK = re.compile(r"per_sec|time|memory|mem_|tokens_per|tkps|tps|speed|percenta
 OTRS_MESSAGE = re.compile(r"\botr: |One-Token Rollout|OTRConfig: ")
 
 
+Distances = Mapping[str, float]
+
+
 class Twins:
     """Runs features of one host in one folder. A process starts when the first run needs its environment."""
 
@@ -49,10 +52,10 @@ class Twins:
         feature = self.host.features[name]
         plain, ours = (self._run(feature, name, otr=otr) for otr in (False, True))
         cell = judge(feature, plain, ours, None if feature is self.host.features[FULL] else reference)
-        if cell["result"] == DIFFERS and not within(cell, LOSS, NORM):
+        if cell["result"] == DIFFERS and "loss" in cell:
             disturbances = [f"{seed}:{feature.precision}" for seed in SEEDS]
             disturbed = [self._run(feature, name, otr=False, disturbance=each) for each in disturbances]
-            allow_for_rounding(cell, plain, [run for run in disturbed if len(run.steps) == len(plain.steps)])
+            allow_for_rounding(feature, cell, plain, [run for run in disturbed if len(run.steps) == len(plain.steps)])
         return cell
 
     def recipe(self, feature: Feature) -> dict[str, Any]:
@@ -65,7 +68,8 @@ class Twins:
         slug = re.sub(r"\W+", "-", f"{name} {kind}")
         before = f"{slug}-before"
         if feature.before is not None:
-            first = self._train(before, feature, self.recipe(feature) | dict(feature.before), before, otr=otr)
+            earlier = self.recipe(feature) | dict(feature.before)
+            first = self._train(before, feature, earlier, before, otr=otr, disturbance=disturbance)
             if first.error:
                 return first
         return self._train(slug, feature, self.recipe(feature), before, otr=otr, disturbance=disturbance)
@@ -119,27 +123,26 @@ def judge(feature: Feature, plain: Run, ours: Run, reference: Mapping[str, Any] 
         return cell | {"message": "OTR's metrics are not in the log"}
     if len(ours.steps) != len(plain.steps):
         return cell | {"message": f"{len(plain.steps)} steps, {len(ours.steps)} with OTR"}
-    loss, norm = _differences(plain.steps, ours.steps)
-    cell |= {"loss": loss, "norm": norm}
-    others = dict(_other_entries(plain.log, ours.log, OTHERS[feature.precision]))
-    if not within(cell, LOSS, NORM):
-        return cell | {"message": f"loss by {loss:.1e}, gradient norm by {norm:.1e}"}
-    if others:
-        return cell | {"message": "; ".join(f"{name}: {how}" for name, how in others.items())}
-    if (
-        reference is not None
-        and not feature.silent
-        and all(cell[key] == reference.get(key) for key in ("digits", "logged"))
-    ):
+    if missing := _missing(plain.log, ours.log):
+        return cell | {"message": f"not in the log: {', '.join(missing)}"}
+    cell |= _distances(plain, ours)
+    if not within(cell, bounds(feature)):
+        return cell | {"message": f"loss by {cell['loss']:.1e}, gradient norm by {cell['norm']:.1e}, {cell['other']}"}
+    if reference is not None and not feature.silent and _does_nothing(cell, reference):
         return cell | {"result": NO_EFFECT, "message": f"logs what {feature.on} logs"}
+    del cell["other"]
     return cell | {"result": SAME}
 
 
-def within(cell: Mapping[str, Any], loss: float, norm: float) -> bool:
-    return "loss" not in cell or (cell["loss"] <= loss and cell["norm"] <= norm)
+def bounds(feature: Feature) -> Distances:
+    return {"loss": LOSS, "norm": NORM, "others": OTHERS[feature.precision]}
 
 
-def allow_for_rounding(cell: dict[str, Any], plain: Run, disturbed: list[Run]) -> None:
+def within(cell: Mapping[str, Any], bounds: Distances) -> bool:
+    return all(cell[name] <= bound for name, bound in bounds.items())
+
+
+def allow_for_rounding(feature: Feature, cell: dict[str, Any], plain: Run, disturbed: list[Run]) -> None:
     """Changes the result of a cell if rounding explains the difference.
 
     Some optimisers amplify the last digit of a gradient: RMSprop divides a gradient that is zero but for rounding by
@@ -149,12 +152,16 @@ def allow_for_rounding(cell: dict[str, Any], plain: Run, disturbed: list[Run]) -
     """
     if not disturbed:
         return
-    distances = [_differences(plain.steps, run.steps) for run in disturbed]
-    loss, norm = (max(part) for part in zip(*distances, strict=True))
-    cell["rounding"] = [loss, norm]
-    if within(cell, max(LOSS, FARTHER * loss), max(NORM, FARTHER * norm)):
+    distances = [_distances(plain, run) for run in disturbed]
+    cell["rounding"] = {name: max(distance[name] for distance in distances) for name in bounds(feature)}
+    allowed = {name: max(bound, FARTHER * cell["rounding"][name]) for name, bound in bounds(feature).items()}
+    if within(cell, allowed):
         cell["result"] = ROUNDED
-        del cell["message"]
+        del cell["message"], cell["other"]
+
+
+def _does_nothing(cell: Mapping[str, Any], reference: Mapping[str, Any]) -> bool:
+    return all(cell[name] == reference.get(name) for name in ("digits", "logged"))
 
 
 def _logged(log: Log) -> dict[str, int]:
@@ -162,25 +169,35 @@ def _logged(log: Log) -> dict[str, int]:
     return dict(sorted(Counter(name for entry in log for name in entry).items()))
 
 
-def _differences(plain: list[list[float]], ours: list[list[float]]) -> tuple[float, float]:
-    """The largest relative difference of the losses, and that of the gradient norms."""
+def _distances(plain: Run, ours: Run) -> dict[str, Any]:
+    """The largest relative differences of losses, gradient norms and what else is logged; and which `other` that is."""
     loss, norm = (
-        max(abs(mine[i] - own[i]) / max(abs(own[i]), 1e-12) for own, mine in zip(plain, ours, strict=False))
-        for i in (0, 1)
+        max(_relative(own[i], mine[i]) for own, mine in zip(plain.steps, ours.steps, strict=True)) for i in (0, 1)
     )
-    return loss, norm
+    others = {
+        f"{name} {value} and {mine[name]}": _relative(value, mine[name])
+        for own, mine in zip(plain.log, ours.log, strict=False)
+        for name, value in _compared(own)
+        if name in mine
+    }
+    other = max(others, key=others.__getitem__, default="nothing else")
+    return {"loss": loss, "norm": norm, "others": others.get(other, 0.0), "other": other}
 
 
-def _other_entries(plain: Log, ours: Log, bound: float) -> Iterator[tuple[str, str]]:
-    """Numbers that the host logs beside loss and gradient norm, and that OTR's run lacks or has otherwise."""
-    for own, mine in zip(plain, ours, strict=False):
-        for name, value in own.items():
-            if name in ("loss", "grad_norm") or CLOCK.search(name) or not isinstance(value, int | float):
-                continue
-            if name not in mine:
-                yield name, "missing"
-            elif not math.isclose(mine[name], value, rel_tol=bound, abs_tol=1e-9):
-                yield name, f"{value} and {mine[name]}"
+def _relative(own: float, ours: float) -> float:
+    return abs(ours - own) / max(abs(own), 1e-6)
+
+
+def _compared(entry: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
+    """The numbers in an entry of the log, beside loss and gradient norm, that OTR has to leave alone."""
+    for name, value in entry.items():
+        if name not in ("loss", "grad_norm") and not CLOCK.search(name) and isinstance(value, int | float):
+            yield name, value
+
+
+def _missing(plain: Log, ours: Log) -> list[str]:
+    pairs = zip(plain, ours, strict=False)
+    return sorted({name for own, mine in pairs for name, _ in _compared(own) if name not in mine})
 
 
 def _message(error: str) -> str:

@@ -58,7 +58,7 @@ def read_recipe(loss_type: Any, text: RecipeText, environment: Mapping[str, str]
             )
         refuse(problems)
         return None
-    refuse([*problems, *_overridden(environment, text)])
+    refuse(problems)
     return settings(environment, text)
 
 
@@ -76,9 +76,16 @@ def settings(environment: Mapping[str, str], text: RecipeText | None = None) -> 
 
 
 def set_in_the_shell(environment: Mapping[str, str], text: RecipeText) -> list[str]:
-    """The settings, such as OTR_SAMPLES=16, that the recipe lacks under ENV."""
-    in_file = _variables_in(text)
-    return [f"{name}={environment[name]}" for name in VARIABLES if name in environment and name not in in_file]
+    """The settings, such as OTR_SAMPLES=16, that the recipe lacks under ENV or has with another value.
+
+    The shell is the command line of swift's recipes: swift prefers its values.
+    """
+    in_file = {name: str(value) for name, value in _variables_in(text).items()}
+    return [
+        f"{name}={environment[name]}"
+        for name in VARIABLES.keys() & environment.keys()
+        if in_file.get(name) != environment[name]
+    ]
 
 
 def problems_in_text(text: RecipeText) -> list[str]:
@@ -140,15 +147,6 @@ def _misspelt(environment: Mapping[str, str], text: RecipeText) -> list[str]:
         f"{ENVIRONMENT}: {name}: {_spelling(name)}"
         for name in sorted(environment)
         if reads_as_setting(name) and name not in VARIABLES and name not in in_file
-    ]
-
-
-def _overridden(environment: Mapping[str, str], text: RecipeText) -> list[str]:
-    """Variables that the shell sets to another value than the recipe. Swift keeps the shell's, with a warning."""
-    return [
-        f"{_place(name, text)}: `{name}` is {value!r} in the recipe and {environment[name]!r} in the shell: remove one"
-        for name, value in _variables_in(text).items()
-        if name in VARIABLES and name in environment and environment[name] != str(value)
     ]
 
 

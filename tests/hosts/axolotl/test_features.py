@@ -19,7 +19,7 @@ def table(tmp_path_factory):
         "DoRA",
         "NEFTune",
         "gradient checkpointing, reentrant",
-        "Muon",
+        "AdEMAMix",
         "chat template, roles to train",
         "experts with balancing loss, accumulated",
         "softcapped logits (Gemma 2)",

@@ -19,7 +19,7 @@ def table(tmp_path_factory):
         "LoRA, head and embedding trained whole",
         "NEFTune",
         "gradient checkpointing, LoRA",
-        "Muon",
+        "AdEMAMix",
         "chat template, only the last turn",
         "experts with balancing loss, accumulated",
         "scaled logits (Granite)",

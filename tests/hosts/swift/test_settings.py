@@ -124,14 +124,10 @@ def test_a_recipe_without_otr_is_unaffected(parse):
             "loss_type: otr\nENV: {OTR_SAMPLES: 0}",
             "2: samples should be greater than or equal to 1, got 0, as OTR_SAMPLES",
         ),
-        (
-            "loss_type: otr\nENV: {OTR_BETA: -0.5}",
-            "2: `OTR_BETA` is -0.5 in the recipe and '0.5' in the shell",
-        ),
     ],
 )
 def test_swifts_command_refuses_a_recipe_before_it_starts_a_process(tmp_path, monkeypatch, recipe, message):
-    monkeypatch.setenv("OTR_BETA" if "OTR_BETA" in recipe else "USE_HF", "0.5")
+    monkeypatch.setenv("USE_HF", "1")
     path = tmp_path / "recipe.yaml"
     path.write_text(recipe)
     with pytest.raises(SystemExit, match=rf"(?s)^otr: .*recipe\.yaml:{re.escape(message)}"):
@@ -139,7 +135,7 @@ def test_swifts_command_refuses_a_recipe_before_it_starts_a_process(tmp_path, mo
 
 
 @pytest.mark.parametrize(
-    "recipe", ["loss_type: otr\nENV: {OTR_SAMPLES: 8}", "ENV: {USE_HF: 1}", "output_dir: runs/otr"]
+    "recipe", ["loss_type: otr\nENV: {OTR_SAMPLES: 8}", "ENV: {USE_HF: 1}\nseed: 3", "output_dir: runs/otr"]
 )
 def test_swifts_command_accepts_a_right_recipe(tmp_path, monkeypatch, recipe):
     monkeypatch.setattr(os, "environ", os.environ.copy())  # swift adds variables

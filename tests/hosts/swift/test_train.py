@@ -43,7 +43,8 @@ RECIPES = {
     "every token": {"loss_scale": "all"},
     "a mask within the answer": {"loss_scale": "last_round+ignore_empty_think"},
 }
-SFT, OTR = ({"loss_type": "otr", "env": {"OTR_OBJECTIVE": name, "OTR_SAMPLES": 16}} for name in ("sft", "otr"))
+SFT = {"loss_type": "otr", "env": {"OTR_OBJECTIVE": "sft"}}
+OTR = {"loss_type": "otr", "env": {"OTR_SAMPLES": 16}}
 ADAM = {"weight_decay": 0.0, "adam_beta2": 0.999}  # transformers' defaults, which swift changes
 # A plugin that makes swift compute the loss from logits. OTR can notice this only after the first step.
 BYPASS = """
