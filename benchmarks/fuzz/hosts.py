@@ -147,6 +147,7 @@ SWIFT = Host(
     class_names=(),
     extensions=("yaml", "yml", "json"),
     environment={"USE_HF": "1"},
-    refuses=r"remaining_argv: ",
+    # ms-swift's parser, and argparse for a key that begins the names of several
+    refuses=r"remaining_argv: |error: ambiguous option: ",
 )
 HOSTS = {host.name: host for host in (AXOLOTL, LLAMAFACTORY, TRL, SWIFT)}

@@ -190,13 +190,10 @@ def option_none(draft: Draft) -> None:
 
 @mutation(VARIABLES, hosts=("swift",), harmless=True)
 def setting_in_the_shell(draft: Draft) -> None:
-    """The shell's value is that of the run, or an error if the file has another one."""
-    assert draft.settings is not None
+    """The shell overrides the file."""
     name = draft.pick(ALWAYS_USED)
     value = draft.draw(VALUES[name])
     draft.environment[f"OTR_{name.upper()}"] = str(value)
-    if str(draft.settings.get(name, value)) != str(value):
-        draft.or_refused = True
     draft.overrides[name] = value
 
 
@@ -322,6 +319,7 @@ def plugins_missing(draft: Draft) -> None:
     block = draft.need_block()
     draft.document.remove(draft.switch)
     draft.refuse("otr", "plugins", at=(block,))
+    draft.refuse(("`--otr.", "`otr."), "plugins")  # an option is a setting without the plugin, too
 
 
 @mutation(SWITCH)

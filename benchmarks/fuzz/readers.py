@@ -98,7 +98,11 @@ class Reader(ABC):
                 config = self.config(found)
             return Reading(config, {key: _text(value) for key, value in sorted(self.settings(found).items())})
         except (Exception, SystemExit) as error:
-            text = printed.getvalue() if isinstance(error, SystemExit) and isinstance(error.code, int) else str(error)
+            text = str(error)
+            if isinstance(error, SystemExit) and isinstance(error.code, int):
+                text = printed.getvalue()
+                if ": error: " in text:  # argparse prints its usage before its message
+                    text = text.strip().splitlines()[-1]
             return Reading(error=text or repr(error), error_type=type(error).__name__)
         finally:
             os.environ.clear()

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 import yaml
 
-from benchmarks.fuzz.cases import Active, Case, Either, Plain, Refusal, Refused, judge
+from benchmarks.fuzz.cases import Active, Case, Plain, Refusal, Refused, judge
 from benchmarks.fuzz.hosts import HOSTS
 from otr_plugin import OTRConfig
 
@@ -32,7 +32,6 @@ class Recipe:
     command: list[str] = field(default_factory=list)
     environment: dict[str, str] = field(default_factory=dict)
     sweep: str | None = None
-    or_refused: bool = False
 
     def __str__(self):
         variables = [f"{name}={value}" for name, value in self.environment.items()]
@@ -57,8 +56,7 @@ class Recipe:
             case None:
                 return Plain()
             case dict():
-                active = Active(OTRConfig(**self.outcome))
-                return Either(active, Refused((Refusal(()),))) if self.or_refused else active
+                return Active(OTRConfig(**self.outcome))
             case _:
                 words = self.outcome if isinstance(self.outcome, tuple) else (self.outcome,)
                 return Refused((Refusal(words, tuple(range(line, line + 1) for line in self.lines)),))
@@ -350,7 +348,7 @@ RECIPES = [
     Recipe("loss_type: otr\n", {"samples": 16}, environment={"OTR_SAMPLES": "16"}, hosts=("swift",)),
     Recipe("", {}, command=["--loss_type", "otr"], hosts=("swift",)),
     Recipe("loss_type: otr\nENV: {OTR_TOP_K: null, OTR_BASELINE: none}\n", {}, hosts=("swift",)),
-    Recipe(IN_SWIFT, {"samples": 3}, environment={"OTR_SAMPLES": "3"}, hosts=("swift",), or_refused=True),
+    Recipe(IN_SWIFT, {"samples": 3}, environment={"OTR_SAMPLES": "3"}, hosts=("swift",)),
     Recipe("ENV:\n  OTR_SAMPLES: 16\n", ("OTR_SAMPLES", "loss_type"), hosts=("swift",)),
     Recipe("", ("OTR_SAMPLES", "loss_type"), environment={"OTR_SAMPLES": "16"}, hosts=("swift",)),
     Recipe(IN_SWIFT, "loss_type", command=["--loss_type", "cross_entropy"], hosts=("swift",)),

@@ -1,5 +1,6 @@
 """The search for recipes that are read otherwise: its recipes are what it takes them for, and its judge is strict."""
 
+import json
 import re
 from itertools import pairwise
 
@@ -14,6 +15,7 @@ from benchmarks.fuzz.hosts import HOSTS
 from benchmarks.fuzz.mutations import MUTATIONS
 from benchmarks.fuzz.recipes import draft_of
 from benchmarks.fuzz.strategy import cases
+from benchmarks.paths import RESULTS
 from otr_plugin import OTRConfig
 
 quick = settings(
@@ -124,3 +126,11 @@ def test_a_refusal_may_be_named_by_one_of_several_words():
     refusal = Refusal((("O\u200btr", "U+200B"),))
     assert refusal.problem_in("otr: U+200B is not seen") is None
     assert "does not name" in refusal.problem_in("otr: Otr")
+
+
+@pytest.mark.parametrize("host", HOSTS)
+def test_the_kept_search_read_every_kind_of_recipe_and_found_nothing(host):
+    kept = json.loads((RESULTS / "fuzz.json").read_text())[host]
+    assert kept["examples"] >= 2000
+    assert kept["failures"] == 0
+    assert kept["by_mutation"].keys() >= {m.name for m in MUTATIONS if host in m.hosts}
