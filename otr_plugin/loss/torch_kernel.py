@@ -75,9 +75,9 @@ def compute_chunk(
         logit_scale, softcap: as for otr_loss.
         with_grad: whether to compute the gradient.
 
-    NaN marks a wrong row and stays in it. A label outside the vocabulary makes all metrics and the gradient of its row
-    NaN, and reads no memory out of bounds; on a GPU this is the only check of the labels. If all logits of a row are
-    NaN, as after NaN in hidden, then so are its nll, its objective and its gradient.
+    NaN marks a wrong row and stays in it: all metrics and the gradient of a row are NaN if one of its logits is NaN or
+    +inf, if all are -inf, or if its label is outside the vocabulary. Such a label reads no memory out of bounds; on a
+    GPU this is the only check of the labels. A single logit of -inf is a token that cannot be drawn.
     """
     elements = BLOCK_ELEMENTS_CPU if logits.device.type == "cpu" else BLOCK_ELEMENTS
     step = min(max(1, elements // logits.shape[1]), len(logits))
@@ -94,6 +94,7 @@ def compute_chunk(
         threshold = draw_threshold(x, config) if config.has_rollout else None
         excluded = None if threshold is None else x < threshold
         policy = _policy(x, label, scratch)
+        is_valid &= ~policy.log_z.isnan()  # the draws of a row with NaN would be counted, and its largest logit found
         match config.objective:
             case "otr":
                 term = _rollout(policy, label, excluded, None if uniforms is None else uniforms[block], config, scratch)

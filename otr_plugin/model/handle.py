@@ -2,7 +2,8 @@
 
 Three functions of the model instance are replaced. A forward with labels reaches them in this order:
 
-    model.forward        Handle.model_forward  keeps the labels for the head; raises if OTR's loss was not computed
+    model.forward        Handle.model_forward  keeps the labels for the head; raises if OTR's loss was not computed;
+                                               takes the placeholder out of the output (no_logits.py)
     lm_head.forward      Handle.head_forward   computes the loss from the hidden states; returns a placeholder of
                                                width 1 in place of the logits
     model.loss_function  Handle.loss_function  returns that loss to the model, which adds its auxiliary losses
@@ -45,6 +46,7 @@ from otr_plugin.model.inline_loss import (
     forward_with_inserted_loss,
     trained_labels,
 )
+from otr_plugin.model.no_logits import replace_logits
 from otr_plugin.model.projection import head_device, linear_arguments, logit_transform, require_supported_head
 from otr_plugin.model.replaced_forward import ReplacedForward
 
@@ -62,6 +64,7 @@ class Call:
     sums: dict[str, Tensor] = field(default_factory=dict)  # each metric's sum over this call's trained positions
     first_step_check: FirstStepCheck | None = None
     loss_returned: bool = False  # whether loss_function has returned `loss` to the model
+    placeholder_shapes: set[torch.Size] = field(default_factory=set)  # of the head, and at the loss_function
 
 
 class Handle:
@@ -72,7 +75,7 @@ class Handle:
         rank                     the data-parallel rank; ranks draw different tokens
         evaluation_needs_logits  True: in evaluation the model runs unchanged, with whole logits
         transform_output         called with the Call and the model's output after each forward that computed the
-                                 loss; its result is returned in place of the output
+                                 loss; its result is returned in place of the output. The output has no logits
         extra_arguments          names of keyword arguments that the host passes to the model's forward and that are
                                  removed because the forward does not accept them
         on_detach                functions that detach() calls once, of this handle and of its copies
@@ -228,6 +231,7 @@ class Handle:
         finally:
             self.call = None
         self._require_loss_returned(call)
+        output = replace_logits(output, call.placeholder_shapes)
         return output if self.transform_output is None else self.transform_output(call, output)
 
     def _arguments_by_name(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
@@ -285,7 +289,9 @@ class Handle:
                 call.first_step_check = begin_check(
                     self.head, original, hidden, labels, self.logit_transform, self.nll_config
                 )
-        return hidden[..., :1] if call.first_step_check is None else call.first_step_check.head_output
+        placeholder = hidden[..., :1] if call.first_step_check is None else call.first_step_check.head_output
+        call.placeholder_shapes.add(placeholder.shape)
+        return placeholder
 
     def _compute_loss(self, hidden: Tensor, labels: Tensor, num_items: Any) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss that the output will have, and the sums of the metrics over the trained positions."""
@@ -330,8 +336,9 @@ class Handle:
         call = self.call
         if call is not None and call.loss is not None:
             call.loss_returned = True
+            logits = args[0] if args else kwargs["logits"]
+            call.placeholder_shapes.add(logits.shape)
             if call.first_step_check is not None:
-                logits = args[0] if args else kwargs["logits"]
                 self.first_step_report = call.first_step_check.compare(
                     logits, self.original_loss_function, type(self.model).__name__
                 )
