@@ -127,12 +127,8 @@ def _keys(recipe: dict[str, Any]) -> str:
 
 
 def _value(value: Any) -> str:
-    text = (
-        json.dumps(value).replace("{folder}/", "").replace("{before}", "BEFORE")
-        if not isinstance(value, str)
-        else value
-    )
-    return text.replace("{folder}/", "")
+    text = value if isinstance(value, str) else json.dumps(value)
+    return text.replace("{folder}/", "").replace("{before}", "EARLIER-RUN")
 
 
 def _code(text: str) -> str:
