@@ -32,17 +32,10 @@ REASONS = (
     ),
 )
 
-HEAD_IN_BF16 = "TRL makes trained weights bfloat16, and OTR ends the run if the head's dtype is not that of its input."
 # Cells that differ or fail, by column and feature, and why. A test compares them with the result files.
 KNOWN = {
-    ("trl", "QLoRA, head trained whole"): HEAD_IN_BF16,
-    ("trl-1.9", "QLoRA, head trained whole"): HEAD_IN_BF16,
     ("trl-1.9", "scaled logits (Granite)"): "TRL 1.9's default head leaves out Granite's `logits_scaling`. OTR has the "
     "model's own loss, which TRL has with `loss_type: nll`.",
-    (
-        "swift",
-        "Muon-clip",
-    ): "The optimiser replaces `torch.softmax` by a function with fewer arguments, which OTR calls.",
 }
 
 
