@@ -84,9 +84,9 @@ class FirstStepCheck:
             raise RuntimeError(
                 f"otr: at the first {len(self.labels)} trained positions, the logits that OTR computes from the output "
                 f"head of {model_name} differ from the model's own by {logit_error:.1%} of the largest logit (allowed: "
-                f"{self.allowed:.2%}). The NLL is {self.nll.item():.6f} by OTR and {float(nll):.6f} by the model. The model "
-                "changes its head's output in a way that OTR does not implement, so its loss would be wrong. OTR read "
-                f"logit_scale {self.transform.logit_scale} and softcap {self.transform.softcap} from the model's "
+                f"{self.allowed:.2%}). The NLL is {self.nll.item():.6f} by OTR and {float(nll):.6f} by the model. The "
+                "model changes its head's output in a way that OTR does not implement, so its loss would be wrong. OTR "
+                f"read logit_scale {self.transform.logit_scale} and softcap {self.transform.softcap} from the model's "
                 "config and applied nothing else."
             )
         return FirstStepReport(len(self.labels), logit_error, nll_error)
