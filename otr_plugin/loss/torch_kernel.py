@@ -26,8 +26,8 @@ from otr_plugin.config import OTRConfig, not_implemented
 from otr_plugin.loss.sampling import TILE, draw, draw_threshold
 from otr_plugin.metrics import DRAW_METRICS, ROW_METRICS
 
-# The number of logits in a block. On a CPU, a block and its scratch memory are 16 MB, which fit a shared cache. On a
-# GPU, larger blocks mean fewer kernel launches.
+# The number of logits, or of draws, in a block. On a CPU, a block and its scratch memory are 16 MB, which fit a shared
+# cache. On a GPU, larger blocks mean fewer kernel launches.
 BLOCK_ELEMENTS_CPU = 2**20
 BLOCK_ELEMENTS = 2**24
 
@@ -80,7 +80,8 @@ def compute_chunk(
     GPU this is the only check of the labels. A single logit of -inf is a token that cannot be drawn.
     """
     elements = BLOCK_ELEMENTS_CPU if logits.device.type == "cpu" else BLOCK_ELEMENTS
-    step = min(max(1, elements // logits.shape[1]), len(logits))
+    draws = 0 if uniforms is None else uniforms.shape[1]  # there may be more of them than logits
+    step = min(max(1, elements // max(logits.shape[1], draws)), len(logits))
     # Allocate the scratch memory once: on a CPU, the first use of fresh memory costs more than the arithmetic.
     all_scratch = logits.new_empty(4, step, logits.shape[1], dtype=precise(logits.dtype))
     for start in range(0, len(logits), step):

@@ -299,7 +299,7 @@ class Handle:
         labels = labels.reshape(-1).to(device)
         arguments = linear_arguments(self.head, hidden.reshape(-1, hidden.shape[-1]).to(device))
         config = self.config if self.model.training else self.nll_config
-        num_items = _at_least_one(num_items)
+        num_items = _divisor(num_items, labels)
         loss, sums = otr_loss(
             arguments.hidden,
             arguments.weight,
@@ -307,20 +307,22 @@ class Handle:
             config,
             bias=arguments.bias,
             num_items=num_items,
-            uniforms=self.uniforms(len(labels), device) if config.draws else None,
+            generator=self.generator(device) if config.draws else None,
             **self.logit_transform._asdict(),
         )
-        nll = sums["nll"] / (sums[TOKEN_COUNT].clamp(min=1) if num_items is None else num_items)
+        divisor = sums[TOKEN_COUNT].clamp(min=1) if num_items is None else num_items
+        if isinstance(divisor, Tensor):  # 0 / 0 is 0 here; with trained tokens, the loss itself is not finite
+            divisor = divisor.masked_fill(divisor == 0, 1)
+        nll = sums["nll"] / divisor
         return _with_gradient_of(loss, nll), sums
 
-    def uniforms(self, positions: int, device: torch.device) -> Tensor:
-        """The uniforms [positions, samples] that decide the draws of the current micro-batch.
+    def generator(self, device: torch.device) -> torch.Generator:
+        """The source of the uniforms [positions, samples] that decide the draws of the current micro-batch.
 
-        They come from a generator of their own, so the host's random stream is the same as without OTR.
+        It is a generator of OTR's own, so the host's random stream is the same as without OTR.
         """
         seed = draw_seed(self.seed_of_draws, self.step, self.micro_batch, self.rank)
-        generator = torch.Generator(device).manual_seed(seed)
-        return torch.rand(positions, self.config.samples, device=device, generator=generator)
+        return torch.Generator(device).manual_seed(seed)
 
     def _add_to_metrics(self, sums: dict[str, Tensor]) -> None:
         for name, value in sums.items():
@@ -415,11 +417,21 @@ def _next_token_labels(call: Call, hidden: Tensor) -> Tensor:
     return labels
 
 
-def _at_least_one(num_items: Any) -> Any:
-    """num_items, and 1 for 0: the loss of a global batch without a trained token is 0, not 0 / 0."""
-    if isinstance(num_items, Tensor):
-        return num_items.clamp(min=1)
-    return num_items if num_items is None else max(num_items, 1)
+def _divisor(num_items: Any, labels: Tensor) -> Any:
+    """What the loss is divided by, from num_items_in_batch; 1 if that is 0, as the labels then have no trained token.
+
+    A tensor on a GPU is not read: there, 0 items and trained tokens make the loss NaN.
+    """
+    if num_items is None or (isinstance(num_items, Tensor) and num_items.device.type != "cpu") or num_items != 0:
+        return num_items
+    trained = int((labels != IGNORE_INDEX).sum())
+    if trained:
+        raise ValueError(
+            f"otr: num_items_in_batch is 0, but the batch has {trained} trained tokens, whose loss it divides: it is "
+            "the number of trained tokens in the whole batch, over all ranks and accumulated batches. Count the labels "
+            f"that are not {IGNORE_INDEX}, without the first of each row, or leave num_items_in_batch out."
+        )
+    return 1
 
 
 def _with_gradient_of(loss: Tensor, value: Tensor) -> Tensor:

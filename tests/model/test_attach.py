@@ -272,6 +272,25 @@ def test_a_batch_without_a_trained_token_has_loss_zero():
         assert gradients, "the loss is not connected to the model"
 
 
+@pytest.mark.parametrize("items", [0, 0.0, torch.tensor(0)], ids=["int", "float", "tensor"])
+@pytest.mark.parametrize("train", [True, False], ids=["training", "evaluation"])
+def test_zero_items_with_trained_tokens_are_refused(train, items):
+    model, inputs = tiny("llama").train(train), batch()
+    trained = (inputs["labels"][:, 1:] != -100).sum()
+    attach(model, OTR)
+    with pytest.raises(ValueError, match=f"num_items_in_batch is 0, but the batch has {trained} trained tokens"):
+        model(**inputs, num_items_in_batch=items)
+
+
+def test_less_than_one_item_is_not_one():
+    model, inputs = tiny("llama"), batch()
+    want, wanted = loss_and_gradients(model, **inputs, num_items_in_batch=0.5)
+    attach(model, SFT)
+    loss, gradients = loss_and_gradients(model, **inputs, num_items_in_batch=0.5)
+    torch.testing.assert_close(loss, want)
+    assert_same_gradients(gradients, wanted)
+
+
 @pytest.mark.parametrize("mask", [False, True], ids=["last positions of a batch", "mask over one row"])
 def test_logits_to_keep_is_supported_with_labels_for_the_kept_positions(mask):
     """ms-swift passes logits_to_keep, and labels of as many positions."""
