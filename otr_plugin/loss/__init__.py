@@ -2,8 +2,9 @@
 
 This package computes with tensors and imports no model and no host. The calls go down this chain:
 
-    otr_loss               checks (checks.py), draws the uniforms, names the metrics
-    chunked.LinearLoss     the matrix products and the loop over chunks of positions (chunk size: memory_plan.py)
+    otr_loss               checks (checks.py), names the metrics
+    chunked.LinearLoss     the matrix products and the loop over chunks of positions (chunk size: memory_plan.py; random
+                           numbers for the draws: uniforms.py)
     dispatch.choose_kernel selects the kernel that computes one chunk
     compute_chunk          logits of one chunk -> loss, metrics and gradient: torch_kernel.py or triton/launch.py
 
@@ -20,6 +21,7 @@ from torch import Tensor
 from otr_plugin.config import OTRConfig
 from otr_plugin.loss import checks
 from otr_plugin.loss.chunked import LinearLoss, Problem
+from otr_plugin.loss.uniforms import Uniforms
 from otr_plugin.metrics import DRAW_METRICS, ROW_METRICS, TOKEN_COUNT
 
 __all__ = ["OTROutput", "otr_loss"]
@@ -73,7 +75,8 @@ def otr_loss(
         bias: [V], the head's bias, in the same dtypes as weight; by default none.
         num_items: what the loss is divided by, a number or a tensor with one element: under gradient accumulation
             or data parallelism, the number of trained positions in the whole batch. By default, the number of
-            trained positions in labels, or 1 if there is none.
+            trained positions in labels, or 1 if there is none. On a GPU a tensor is not read: with 0, the loss of
+            trained positions is infinite or NaN.
         uniforms: [N, K], float32 or float64 in [0, 1), the random numbers that determine the K draws of every
             position. Only read if config.draws. By default they are drawn from `generator`.
         generator: the source of the uniforms, on hidden's type of device; by default torch's global generator.
@@ -90,13 +93,14 @@ def otr_loss(
     """
     config = OTRConfig() if config is None else config
     checks.check(hidden, weight, labels, config, bias, num_items, uniforms, generator, logit_scale, softcap)
+    numbers: Tensor | Uniforms | None = uniforms if config.draws else None
     if config.draws and uniforms is None:
-        uniforms = torch.rand(len(hidden), config.samples, device=hidden.device, generator=generator)
+        numbers = Uniforms(len(hidden), config.samples, hidden.device, generator)
     if isinstance(num_items, Tensor):
         num_items = num_items.reshape(())
     problem = Problem(
         config=config,
-        uniforms=uniforms if config.draws else None,
+        uniforms=numbers,
         num_items=num_items,
         logit_scale=logit_scale,
         softcap=softcap,

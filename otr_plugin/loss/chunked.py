@@ -20,8 +20,10 @@ from otr_plugin.config import OTRConfig
 from otr_plugin.loss import memory_plan, torch_kernel
 from otr_plugin.loss.checks import IGNORE_INDEX
 from otr_plugin.loss.dispatch import choose_kernel
+from otr_plugin.loss.uniforms import Uniforms
 from otr_plugin.metrics import ROW_METRICS
 
+BYTES_PER_DRAW = 32  # at most, in a chunk: a number, copies of it, and its place among the sorted ones
 SLICE_BYTES = 64 * 2**20  # of the float32 copies that _add_product makes
 
 
@@ -30,7 +32,7 @@ class Problem:
     """The arguments of otr_loss that never have a gradient, except the labels."""
 
     config: OTRConfig
-    uniforms: Tensor | None  # [N, K]; None unless config.draws
+    uniforms: Tensor | Uniforms | None  # [N, K]; None unless config.draws
     num_items: float | Tensor | None  # None: the number of trained positions
     logit_scale: float
     softcap: float | None
@@ -58,14 +60,17 @@ class LinearLoss(torch.autograd.Function):
 
         # Positions that are not trained enter no matrix product. Their number decides the sizes of tensors, so this
         # is where the CPU waits for a GPU, and the only place.
-        trained = (labels != IGNORE_INDEX).nonzero().squeeze(1)
+        trained_on_cpu = (labels != IGNORE_INDEX).cpu().nonzero().squeeze(1)
+        trained = trained_on_cpu.to(labels.device, non_blocking=True)
         count, vocabulary = len(trained), len(weight)
         all_trained = count == len(labels)
         kernel = choose_kernel(config.kernel, hidden.device, dtype)
         budget = memory_plan.budget(hidden.device)
-        size = memory_plan.chunk_size(count, vocabulary * dtype.itemsize, config.chunk_tokens, budget)
+        # With more draws than tokens, the draws decide: their numbers, copies and sorted copies are of a chunk's size.
+        row_bytes = max(vocabulary * dtype.itemsize, BYTES_PER_DRAW * config.samples if config.draws else 0)
+        size = memory_plan.chunk_size(count, row_bytes, config.chunk_tokens, budget)
         # For copies of the chunk's rows of hidden and of their gradient, and for what sampling allocates per draw.
-        temporary_bytes = 4 * dtype.itemsize * hidden.shape[1] + 32 * config.samples
+        temporary_bytes = 4 * dtype.itemsize * hidden.shape[1] + BYTES_PER_DRAW * config.samples
         width = torch_kernel.padded(vocabulary)
         buffer = memory_plan.buffer(hidden, min(size, count), width, dtype, temporary_bytes)
         size = max(1, len(buffer))
@@ -83,7 +88,7 @@ class LinearLoss(torch.autograd.Function):
             kernel(
                 padded_logits,
                 labels[positions],
-                None if problem.uniforms is None else problem.uniforms[positions],
+                _rows_of(problem.uniforms, positions, trained_on_cpu[chunk]),
                 row_metrics[chunk],
                 config,
                 vocabulary=vocabulary,
@@ -94,8 +99,11 @@ class LinearLoss(torch.autograd.Function):
             # From here on, logits holds their gradient.
             gradients.add(positions, logits, rows, gemm_weight)
 
+        if isinstance(problem.uniforms, Uniforms):
+            problem.uniforms.finish()
         sums = row_metrics.sum(0)
-        num_items = problem.num_items if problem.num_items is not None else max(count, 1)
+        # A global batch without a trained position has loss 0, and not 0 / 0.
+        num_items = problem.num_items if problem.num_items is not None and count else max(count, 1)
         loss = sums[ROW_METRICS.index("objective")] / num_items
         token_count = labels.new_full((), count, dtype=torch.int64)
         ctx.save_for_backward(gradients.hidden, gradients.weight, gradients.bias)
@@ -115,6 +123,13 @@ class LinearLoss(torch.autograd.Function):
             for gradient, dtype in zip(ctx.saved_tensors, ctx.dtypes, strict=True)
         ]
         return *gradients, None, None
+
+
+def _rows_of(uniforms: Tensor | Uniforms | None, positions: slice | Tensor, on_cpu: Tensor) -> Tensor | None:
+    """The random numbers of some positions, which `on_cpu` has as a tensor on the CPU."""
+    if isinstance(uniforms, Uniforms):
+        return uniforms.rows(on_cpu)
+    return None if uniforms is None else uniforms[positions]
 
 
 def _backward_may_be_repeated() -> bool:

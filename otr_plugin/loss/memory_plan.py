@@ -6,7 +6,9 @@ the matrix product of every chunk reads the head's whole weight again.
 
 from __future__ import annotations
 
+import functools
 import math
+import warnings
 from typing import Any
 
 import torch
@@ -14,6 +16,7 @@ from torch import Tensor
 
 CHUNK_BYTES = 384 * 2**20  # the budget on a CPU
 CHUNK_BYTES_GPU = 2**30  # the largest budget on a GPU
+CPU_OUT_OF_MEMORY = ("not enough memory", "can't allocate memory", "DefaultCPUAllocator")  # in PyTorch's messages
 SHARE_OF_FREE = 4  # the budget on a GPU is at most the free memory divided by this
 
 
@@ -57,15 +60,34 @@ def _free_memory(device: torch.device) -> int | None:
 def buffer(like: Tensor, rows: int, width: int, dtype: torch.dtype, temporary_bytes: int) -> Tensor:
     """Allocate [rows, width] for logits, on like's device; with fewer rows (halved repeatedly) if memory is short.
 
-    `temporary_bytes` is the number of bytes per row to keep free for temporaries.
+    `temporary_bytes` is the number of bytes per row to keep free for temporaries. Warns once if memory is short.
     """
+    wanted = rows
     while True:
         try:
             memory = like.new_empty(rows, width, dtype=dtype)
             # Freed at once: this allocation only shows that the temporaries will fit beside the logits.
             like.new_empty(rows * temporary_bytes, dtype=torch.uint8)
-            return memory
-        except torch.OutOfMemoryError:
-            if rows <= 1:
+        except RuntimeError as error:
+            if rows <= 1 or not _is_out_of_memory(error):
                 raise
+        else:
+            if rows < wanted:
+                _warn_once(like.device)
+            return memory
         rows = math.ceil(rows / 2)
+
+
+def _is_out_of_memory(error: RuntimeError) -> bool:
+    """Whether an allocation failed. On a CPU, PyTorch raises a plain RuntimeError."""
+    return isinstance(error, torch.OutOfMemoryError) or any(text in str(error) for text in CPU_OUT_OF_MEMORY)
+
+
+@functools.cache
+def _warn_once(device: torch.device) -> None:
+    warnings.warn(
+        f"otr: memory is short on {device}: the loss computes fewer positions at a time than planned, with the same "
+        "result, but slower. A smaller batch leaves more memory; a smaller chunk_tokens plans for less.",
+        RuntimeWarning,
+        stacklevel=2,
+    )

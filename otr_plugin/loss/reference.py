@@ -119,6 +119,9 @@ def otr_loss_on_logits(
         "accuracy": (z.argmax(-1) == y).to(z.dtype),
         "entropy": torch.special.entr(p).sum(-1),
     }
+    # A row with a logit of NaN or +inf, or with none above -inf, has no distribution: everything about it is NaN.
+    has_none = log_p.detach().isnan().any(-1)
+    rows = {name: row.masked_fill(has_none, torch.nan) for name, row in rows.items()}
     items = num_items if num_items is not None else trained.sum().clamp(min=1)
     metrics = {name: row.detach().sum() for name, row in rows.items()}
     return objective.sum() / items, metrics | {"tokens": trained.sum()}

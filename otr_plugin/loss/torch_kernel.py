@@ -26,8 +26,8 @@ from otr_plugin.config import OTRConfig, not_implemented
 from otr_plugin.loss.sampling import TILE, draw, draw_threshold
 from otr_plugin.metrics import DRAW_METRICS, ROW_METRICS
 
-# The number of logits in a block. On a CPU, a block and its scratch memory are 16 MB, which fit a shared cache. On a
-# GPU, larger blocks mean fewer kernel launches.
+# The number of logits, or of draws, in a block. On a CPU, a block and its scratch memory are 16 MB, which fit a shared
+# cache. On a GPU, larger blocks mean fewer kernel launches.
 BLOCK_ELEMENTS_CPU = 2**20
 BLOCK_ELEMENTS = 2**24
 
@@ -75,12 +75,13 @@ def compute_chunk(
         logit_scale, softcap: as for otr_loss.
         with_grad: whether to compute the gradient.
 
-    NaN marks a wrong row and stays in it. A label outside the vocabulary makes all metrics and the gradient of its row
-    NaN, and reads no memory out of bounds; on a GPU this is the only check of the labels. If all logits of a row are
-    NaN, as after NaN in hidden, then so are its nll, its objective and its gradient.
+    NaN marks a wrong row and stays in it: all metrics and the gradient of a row are NaN if one of its logits is NaN or
+    +inf, if all are -inf, or if its label is outside the vocabulary. Such a label reads no memory out of bounds; on a
+    GPU this is the only check of the labels. A single logit of -inf is a token that cannot be drawn.
     """
     elements = BLOCK_ELEMENTS_CPU if logits.device.type == "cpu" else BLOCK_ELEMENTS
-    step = min(max(1, elements // logits.shape[1]), len(logits))
+    draws = 0 if uniforms is None else uniforms.shape[1]  # there may be more of them than logits
+    step = min(max(1, elements // max(logits.shape[1], draws)), len(logits))
     # Allocate the scratch memory once: on a CPU, the first use of fresh memory costs more than the arithmetic.
     all_scratch = logits.new_empty(4, step, logits.shape[1], dtype=precise(logits.dtype))
     for start in range(0, len(logits), step):
@@ -94,6 +95,7 @@ def compute_chunk(
         threshold = draw_threshold(x, config) if config.has_rollout else None
         excluded = None if threshold is None else x < threshold
         policy = _policy(x, label, scratch)
+        is_valid &= ~policy.log_z.isnan()  # the draws of a row with NaN would be counted, and its largest logit found
         match config.objective:
             case "otr":
                 term = _rollout(policy, label, excluded, None if uniforms is None else uniforms[block], config, scratch)

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from otr_plugin.config import OTRConfig
 from otr_plugin.loss import otr_loss
 from otr_plugin.loss.checks import IGNORE_INDEX
-from otr_plugin.model.projection import LogitTransform, linear_arguments
+from otr_plugin.model.projection import LogitTransform, linear_arguments, own_linear_arguments
 
 POSITIONS = 8  # few, because their logits exist whole
 
@@ -50,6 +50,7 @@ class FirstStepCheck:
     transform: LogitTransform
     logits: Tensor  # [P, vocabulary], computed as OTR computes them
     nll: Tensor  # their mean NLL, by otr_loss
+    allowed: float  # the largest error, in the units of FirstStepReport
 
     def compare(self, logits: Tensor, loss_function: Callable[..., Any], model_name: str) -> FirstStepReport:
         """Raise RuntimeError if the model's own logits or the NLL from its own loss_function differ from OTR's.
@@ -79,14 +80,13 @@ class FirstStepCheck:
         largest = self.logits.abs().max().clamp(min=1e-3)
         logit_error = ((logits - self.logits).abs().max() / largest).item()
         nll_error = abs(self.nll.item() - float(nll)) / max(1.0, largest.item())
-        allowed = max(1e-4, 4 * torch.finfo(self.head_output.dtype).eps)
-        if not (logit_error <= allowed and nll_error <= allowed):  # written so that NaN raises too
+        if not (logit_error <= self.allowed and nll_error <= self.allowed):  # written so that NaN raises too
             raise RuntimeError(
                 f"otr: at the first {len(self.labels)} trained positions, the logits that OTR computes from the output "
                 f"head of {model_name} differ from the model's own by {logit_error:.1%} of the largest logit (allowed: "
-                f"{allowed:.2%}). The NLL is {self.nll.item():.6f} by OTR and {float(nll):.6f} by the model. The model "
-                "changes its head's output in a way that OTR does not implement, so its loss would be wrong. OTR read "
-                f"logit_scale {self.transform.logit_scale} and softcap {self.transform.softcap} from the model's "
+                f"{self.allowed:.2%}). The NLL is {self.nll.item():.6f} by OTR and {float(nll):.6f} by the model. The "
+                "model changes its head's output in a way that OTR does not implement, so its loss would be wrong. OTR "
+                f"read logit_scale {self.transform.logit_scale} and softcap {self.transform.softcap} from the model's "
                 "config and applied nothing else."
             )
         return FirstStepReport(len(self.labels), logit_error, nll_error)
@@ -111,11 +111,15 @@ def begin_check(
     rows, y = hidden.reshape(-1, hidden.shape[-1])[trained], labels.reshape(-1)[trained]
     y = y.to(rows.device)
     with _without_dropout(head):
-        head_output = head_forward(rows.unsqueeze(0))
         h, weight, bias = linear_arguments(head, rows)
+        own = own_linear_arguments(head, rows)
+        converts = own.hidden.dtype != own.weight.dtype and not torch.is_autocast_enabled(rows.device.type)
+        # The head's own forward takes no other dtype than that of its weight.
+        head_output = head_forward((rows.to(own.weight.dtype) if converts else rows).unsqueeze(0))
     nll = otr_loss(h, weight, y, nll_config, bias=bias, **transform._asdict()).loss
     logits = transform.apply(nn.functional.linear(h, weight, bias).float())
-    return FirstStepCheck(head_output, y, transform, logits, nll)
+    eps = max(torch.finfo(dtype).eps for dtype in (head_output.dtype, h.dtype))
+    return FirstStepCheck(head_output, y, transform, logits, nll, max(1e-4, 4 * eps))
 
 
 @contextmanager

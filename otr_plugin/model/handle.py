@@ -2,7 +2,8 @@
 
 Three functions of the model instance are replaced. A forward with labels reaches them in this order:
 
-    model.forward        Handle.model_forward  keeps the labels for the head; raises if OTR's loss was not computed
+    model.forward        Handle.model_forward  keeps the labels for the head; raises if OTR's loss was not computed;
+                                               takes the placeholder out of the output (no_logits.py)
     lm_head.forward      Handle.head_forward   computes the loss from the hidden states; returns a placeholder of
                                                width 1 in place of the logits
     model.loss_function  Handle.loss_function  returns that loss to the model, which adds its auxiliary losses
@@ -45,6 +46,7 @@ from otr_plugin.model.inline_loss import (
     forward_with_inserted_loss,
     trained_labels,
 )
+from otr_plugin.model.no_logits import replace_logits
 from otr_plugin.model.projection import head_device, linear_arguments, logit_transform, require_supported_head
 from otr_plugin.model.replaced_forward import ReplacedForward
 
@@ -62,6 +64,7 @@ class Call:
     sums: dict[str, Tensor] = field(default_factory=dict)  # each metric's sum over this call's trained positions
     first_step_check: FirstStepCheck | None = None
     loss_returned: bool = False  # whether loss_function has returned `loss` to the model
+    placeholder_shapes: set[torch.Size] = field(default_factory=set)  # of the head, and at the loss_function
 
 
 class Handle:
@@ -72,7 +75,7 @@ class Handle:
         rank                     the data-parallel rank; ranks draw different tokens
         evaluation_needs_logits  True: in evaluation the model runs unchanged, with whole logits
         transform_output         called with the Call and the model's output after each forward that computed the
-                                 loss; its result is returned in place of the output
+                                 loss; its result is returned in place of the output. The output has no logits
         extra_arguments          names of keyword arguments that the host passes to the model's forward and that are
                                  removed because the forward does not accept them
         on_detach                functions that detach() calls once, of this handle and of its copies
@@ -228,6 +231,7 @@ class Handle:
         finally:
             self.call = None
         self._require_loss_returned(call)
+        output = replace_logits(output, call.placeholder_shapes)
         return output if self.transform_output is None else self.transform_output(call, output)
 
     def _arguments_by_name(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
@@ -285,7 +289,9 @@ class Handle:
                 call.first_step_check = begin_check(
                     self.head, original, hidden, labels, self.logit_transform, self.nll_config
                 )
-        return hidden[..., :1] if call.first_step_check is None else call.first_step_check.head_output
+        placeholder = hidden[..., :1] if call.first_step_check is None else call.first_step_check.head_output
+        call.placeholder_shapes.add(placeholder.shape)
+        return placeholder
 
     def _compute_loss(self, hidden: Tensor, labels: Tensor, num_items: Any) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss that the output will have, and the sums of the metrics over the trained positions."""
@@ -293,7 +299,7 @@ class Handle:
         labels = labels.reshape(-1).to(device)
         arguments = linear_arguments(self.head, hidden.reshape(-1, hidden.shape[-1]).to(device))
         config = self.config if self.model.training else self.nll_config
-        num_items = _at_least_one(num_items)
+        num_items = _divisor(num_items, labels)
         loss, sums = otr_loss(
             arguments.hidden,
             arguments.weight,
@@ -301,20 +307,22 @@ class Handle:
             config,
             bias=arguments.bias,
             num_items=num_items,
-            uniforms=self.uniforms(len(labels), device) if config.draws else None,
+            generator=self.generator(device) if config.draws else None,
             **self.logit_transform._asdict(),
         )
-        nll = sums["nll"] / (sums[TOKEN_COUNT].clamp(min=1) if num_items is None else num_items)
+        divisor = sums[TOKEN_COUNT].clamp(min=1) if num_items is None else num_items
+        if isinstance(divisor, Tensor):  # 0 / 0 is 0 here; with trained tokens, the loss itself is not finite
+            divisor = divisor.masked_fill(divisor == 0, 1)
+        nll = sums["nll"] / divisor
         return _with_gradient_of(loss, nll), sums
 
-    def uniforms(self, positions: int, device: torch.device) -> Tensor:
-        """The uniforms [positions, samples] that decide the draws of the current micro-batch.
+    def generator(self, device: torch.device) -> torch.Generator:
+        """The source of the uniforms [positions, samples] that decide the draws of the current micro-batch.
 
-        They come from a generator of their own, so the host's random stream is the same as without OTR.
+        It is a generator of OTR's own, so the host's random stream is the same as without OTR.
         """
         seed = draw_seed(self.seed_of_draws, self.step, self.micro_batch, self.rank)
-        generator = torch.Generator(device).manual_seed(seed)
-        return torch.rand(positions, self.config.samples, device=device, generator=generator)
+        return torch.Generator(device).manual_seed(seed)
 
     def _add_to_metrics(self, sums: dict[str, Tensor]) -> None:
         for name, value in sums.items():
@@ -330,8 +338,9 @@ class Handle:
         call = self.call
         if call is not None and call.loss is not None:
             call.loss_returned = True
+            logits = args[0] if args else kwargs["logits"]
+            call.placeholder_shapes.add(logits.shape)
             if call.first_step_check is not None:
-                logits = args[0] if args else kwargs["logits"]
                 self.first_step_report = call.first_step_check.compare(
                     logits, self.original_loss_function, type(self.model).__name__
                 )
@@ -408,11 +417,21 @@ def _next_token_labels(call: Call, hidden: Tensor) -> Tensor:
     return labels
 
 
-def _at_least_one(num_items: Any) -> Any:
-    """num_items, and 1 for 0: the loss of a global batch without a trained token is 0, not 0 / 0."""
-    if isinstance(num_items, Tensor):
-        return num_items.clamp(min=1)
-    return num_items if num_items is None else max(num_items, 1)
+def _divisor(num_items: Any, labels: Tensor) -> Any:
+    """What the loss is divided by, from num_items_in_batch; 1 if that is 0, as the labels then have no trained token.
+
+    A tensor on a GPU is not read: there, 0 items and trained tokens make the loss NaN.
+    """
+    if num_items is None or (isinstance(num_items, Tensor) and num_items.device.type != "cpu") or num_items != 0:
+        return num_items
+    trained = int((labels != IGNORE_INDEX).sum())
+    if trained:
+        raise ValueError(
+            f"otr: num_items_in_batch is 0, but the batch has {trained} trained tokens, whose loss it divides: it is "
+            "the number of trained tokens in the whole batch, over all ranks and accumulated batches. Count the labels "
+            f"that are not {IGNORE_INDEX}, without the first of each row, or leave num_items_in_batch out."
+        )
+    return 1
 
 
 def _with_gradient_of(loss: Tensor, value: Tensor) -> Tensor:

@@ -48,4 +48,6 @@ def forward_with_inserted_loss(
 ) -> Any:
     """Run the forward without labels, and put loss_function(logits) into its output as the loss."""
     output = forward(**arguments | {"labels": None})
+    if isinstance(output, tuple):  # return_dict=False: the logits come first, and the loss before them
+        return (loss_function(output[0]), *output)
     return dataclasses.replace(output, loss=loss_function(output.logits))

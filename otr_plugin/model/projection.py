@@ -25,12 +25,25 @@ class LinearArguments(NamedTuple):
 def linear_arguments(head: Any, hidden: Tensor) -> LinearArguments:
     """Return the arguments with which F.linear equals `head(hidden)`.
 
+    Under autocast they may have several dtypes, as F.linear then converts them. Otherwise they have that of the hidden
+    states: nn.Linear takes no others, and TRL's fused head, which takes a trained head in float32 or bfloat16 beside
+    hidden states of the other dtype, converts the head.
+
     Raises ValueError for a head that computes something else than a linear layer, or that is not supported.
     """
+    own = own_linear_arguments(head, hidden)
+    if own.hidden.dtype == own.weight.dtype or torch.is_autocast_enabled(own.hidden.device.type):
+        return own
+    bias = None if own.bias is None else own.bias.to(own.hidden.dtype)
+    return LinearArguments(own.hidden, own.weight.to(own.hidden.dtype), bias)
+
+
+def own_linear_arguments(head: Any, hidden: Tensor) -> LinearArguments:
+    """linear_arguments with the weight and the bias in the head's own dtype."""
     kind = type(head).__name__
     if hasattr(head, "modules_to_save") and hasattr(head, "original_module"):  # PEFT trains a copy of the head
         active = _active_adapters(head)
-        return linear_arguments(head.modules_to_save[active[0]] if active else head.original_module, hidden)
+        return own_linear_arguments(head.modules_to_save[active[0]] if active else head.original_module, hidden)
     if hasattr(head, "token_adapter"):
         return _with_trained_tokens(head.token_adapter, hidden)
     if hasattr(head, "lora_A") and hasattr(head, "base_layer"):
@@ -64,7 +77,7 @@ def head_device(head: Any) -> torch.device:
 
 def require_supported_head(head: Any) -> None:
     """Raise the ValueError that `linear_arguments` would raise in the first forward, before any data is there."""
-    linear_arguments(head, torch.zeros(0, head.in_features) if hasattr(head, "in_features") else torch.zeros(0, 0))
+    own_linear_arguments(head, torch.zeros(0, head.in_features) if hasattr(head, "in_features") else torch.zeros(0, 0))
 
 
 def _active_adapters(layer: Any) -> list[str]:
@@ -75,7 +88,7 @@ def _active_adapters(layer: Any) -> list[str]:
 
 def _with_lora(head: Any, hidden: Tensor) -> LinearArguments:
     """LoRA's h W' + s (dropout(h) A') B' as one product of wider matrices: [h, s dropout(h) A'] @ [W, B]'."""
-    base = linear_arguments(head.base_layer, hidden)
+    base = own_linear_arguments(head.base_layer, hidden)
     inputs, weights = [base.hidden], [base.weight]
     bias = base.bias
     if head.merged:  # the base weight then contains the adapter
@@ -125,7 +138,7 @@ def _with_dora(head: Any, name: str, base: LinearArguments) -> LinearArguments:
 
 def _with_trained_tokens(adapter: Any, hidden: Tensor) -> LinearArguments:
     """PEFT's trainable_token_indices on a head that is tied to the embedding: some rows of the weight are trained."""
-    base = linear_arguments(adapter.base_layer, hidden)
+    base = own_linear_arguments(adapter.base_layer, hidden)
     active = _active_adapters(adapter)
     if adapter.merged or not active:
         return base

@@ -49,7 +49,7 @@ def train(rank, name, kind, out):
         gradients[parameter_name] = gradient.full_tensor() if hasattr(gradient, "full_tensor") else gradient
     metrics = handle.take_metrics()
     draws = [torch.zeros(5, CONFIG.samples) for _ in range(RANKS)]
-    dist.all_gather(draws, handle.uniforms(5, torch.device("cpu")))
+    dist.all_gather(draws, torch.rand(5, handle.config.samples, generator=handle.generator(torch.device("cpu"))))
     assert not torch.equal(*draws), "ranks draw alike"
     if rank == 0:
         torch.save((gradients, metrics), out)

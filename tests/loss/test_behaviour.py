@@ -7,6 +7,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from otr_plugin import OTRConfig, otr_loss
+from otr_plugin.loss import uniforms
 from otr_plugin.loss.memory_plan import CHUNK_BYTES, chunk_size
 
 from .problems import actual, config_of, problem
@@ -33,8 +34,38 @@ def test_the_same_seed_gives_the_same_bits():
 def test_uniforms_are_drawn_from_the_generator():
     p = problem(20, 8, 50, seed=2)
     by_generator = otr_loss(p.hidden, p.weight, p.labels, CONFIG, generator=seeded(3)).loss
-    uniforms = torch.rand(20, 32, generator=seeded(3))
-    assert torch.equal(by_generator, otr_loss(p.hidden, p.weight, p.labels, CONFIG, uniforms=uniforms).loss)
+    numbers = torch.rand(20, 32, generator=seeded(3))
+    assert torch.equal(by_generator, otr_loss(p.hidden, p.weight, p.labels, CONFIG, uniforms=numbers).loss)
+
+
+@pytest.mark.parametrize("block", [1, 33, 32 * 7, 2**22])
+@pytest.mark.parametrize("chunk", ["auto", 1, 9])
+@pytest.mark.parametrize("masked", [0, 0.5, 1], ids=lambda masked: f"{masked} masked")
+def test_uniforms_made_in_blocks_are_those_of_one_call(masked, chunk, block, monkeypatch):
+    monkeypatch.setattr(uniforms, "BLOCK_NUMBERS", block)
+    p, config = problem(50, 8, 50, seed=2, masked=masked), OTRConfig(samples=32, chunk_tokens=chunk)
+    generator, reference = seeded(3), seeded(3)
+    loss = otr_loss(p.hidden, p.weight, p.labels, config, generator=generator).loss
+    numbers = torch.rand(50, 32, generator=reference)
+    torch.testing.assert_close(loss, otr_loss(p.hidden, p.weight, p.labels, config, uniforms=numbers).loss)
+    assert torch.equal(generator.get_state(), reference.get_state()), "the next draws would be others"
+
+
+def test_memory_does_not_grow_with_masked_positions_times_samples():
+    p, config = problem(3000, 4, 9, seed=2, masked=0.99), OTRConfig(samples=4096)
+    with Largest() as largest:
+        otr_loss(p.hidden, p.weight, p.labels, config, generator=seeded(3))
+    assert largest.elements <= 2**22 < 3000 * 4096 / 2
+
+
+def test_memory_does_not_grow_with_positions_times_samples():
+    """More draws than tokens: without blocks, each of several tensors would have 300 x 65536 elements of 8 bytes."""
+    p, config = problem(300, 4, 2, seed=2, masked=0), OTRConfig(samples=65536)
+    with Largest() as largest:
+        loss = otr_loss(p.hidden, p.weight, p.labels, config, generator=seeded(3)).loss
+    exact = otr_loss(p.hidden, p.weight, p.labels, OTRConfig(estimator="exact")).loss
+    assert loss.item() == pytest.approx(exact.item(), abs=2e-3)
+    assert largest.bytes <= 2**26 < 8 * 300 * 65536 / 2
 
 
 @pytest.mark.parametrize("settings", [{"estimator": "exact"}, {"objective": "dft"}, {"objective": "sft"}], ids=str)
@@ -59,13 +90,15 @@ class Largest(TorchDispatchMode):
 
     def __init__(self):
         super().__init__()
-        self.elements = 0
+        self.elements = self.bytes = 0
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         out = func(*args, **kwargs or {})
         for t in out if isinstance(out, tuple | list) else [out]:
             if isinstance(t, torch.Tensor):
                 self.elements = max(self.elements, t.untyped_storage().nbytes() // t.itemsize)
+                if t.dtype != torch.uint8:  # memory_plan.buffer allocates and frees bytes, to find out if they are free
+                    self.bytes = max(self.bytes, t.untyped_storage().nbytes())
         return out
 
 

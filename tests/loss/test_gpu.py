@@ -41,19 +41,19 @@ def test_a_step_waits_for_the_device_once(settings):
     generator = torch.Generator("cuda").manual_seed(0)
     step()  # compiles the kernel, and runs the trials whose results are cached
     waits = []
-    original = torch.Tensor.nonzero
+    original = torch.Tensor.cpu
     torch.cuda.set_sync_debug_mode("error")
     try:
         with pytest.MonkeyPatch.context() as patch:
 
-            def nonzero(self):
+            def cpu(self):
                 torch.cuda.set_sync_debug_mode("default")
                 waits.append(1)
                 result = original(self)
                 torch.cuda.set_sync_debug_mode("error")
                 return result
 
-            patch.setattr(torch.Tensor, "nonzero", nonzero)
+            patch.setattr(torch.Tensor, "cpu", cpu)
             step()
     finally:
         torch.cuda.set_sync_debug_mode("default")

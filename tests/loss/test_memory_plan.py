@@ -42,8 +42,26 @@ def test_the_budget_of_a_cpu_is_fixed():
     assert memory_plan.budget(torch.device("cpu")) == memory_plan.CHUNK_BYTES
 
 
+ERRORS = {  # as PyTorch raises them
+    "GPU": torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
+    "Linux": RuntimeError(
+        "[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to "
+        "allocate 1099511627776 bytes. Error code 12 (Cannot allocate memory)"
+    ),
+    "Windows": RuntimeError(
+        "[enforce fail at alloc_cpu.cpp:121] data. DefaultCPUAllocator: not enough memory: you tried to allocate 8 byte"
+    ),
+}
+
+
+@pytest.fixture
+def no_warning_yet():
+    memory_plan._warn_once.cache_clear()
+
+
+@pytest.mark.parametrize("raised", ERRORS.values(), ids=ERRORS)
 @pytest.mark.parametrize("chunk", ["auto", 40, 13])
-def test_short_memory_makes_chunks_smaller_and_keeps_the_result(chunk, monkeypatch):
+def test_short_memory_makes_chunks_smaller_and_keeps_the_result(chunk, raised, monkeypatch, no_warning_yet):
     """Simulates a device where at most 5 rows of logits and their temporaries fit."""
     p = problem(40, 8, 500, bias=True, masked=0.2, seed=5)
     config = OTRConfig(samples=32, chunk_tokens=chunk)
@@ -52,24 +70,43 @@ def test_short_memory_makes_chunks_smaller_and_keeps_the_result(chunk, monkeypat
 
     def short_of_memory(self, *shape, **options):
         if len(shape) == 2 and shape[1] == 512 and shape[0] > 5:
-            raise torch.OutOfMemoryError("simulated")
+            raise raised
         if options.get("dtype") == torch.uint8:
             sizes.append(shape)
         return original(self, *shape, **options)
 
     monkeypatch.setattr(torch.Tensor, "new_empty", short_of_memory)
-    parts = actual(p, config, torch.float32)
-    assert len(sizes) == 1
+    message = "memory is short on cpu: the loss computes fewer positions at a time than planned, with the same result"
+    with pytest.warns(RuntimeWarning, match=message):
+        parts = actual(p, config, torch.float32)
+    actual(p, config, torch.float32)  # a second warning would be an error
+    assert len(sizes) == 2
     torch.testing.assert_close(parts.loss, whole.loss, rtol=2e-6, atol=1e-7)
     for name, gradient in parts.gradients.items():
         assert error(gradient, whole.gradients[name]) < 2e-6
 
 
-def test_no_memory_for_one_row_raises(monkeypatch):
+@pytest.mark.parametrize("raised", ERRORS.values(), ids=ERRORS)
+def test_no_memory_for_one_row_raises(raised, monkeypatch):
     def no_memory(self, *shape, **options):
-        raise torch.OutOfMemoryError("simulated")
+        raise raised
 
     p = problem(4, 8, 50)
     monkeypatch.setattr(torch.Tensor, "new_empty", no_memory)
-    with pytest.raises(torch.OutOfMemoryError):
+    with pytest.raises(type(raised), match=r"allocate"):
         memory_plan.buffer(p.hidden, 8, 50, torch.float32, 0)
+
+
+def test_the_message_of_this_pytorch_is_recognised():
+    with pytest.raises(RuntimeError) as raised:
+        torch.empty(2**60, dtype=torch.uint8)
+    assert memory_plan._is_out_of_memory(raised.value)
+
+
+def test_other_errors_are_raised_at_once(monkeypatch):
+    def broken(self, *shape, **options):
+        raise RuntimeError("another error")
+
+    monkeypatch.setattr(torch.Tensor, "new_empty", broken)
+    with pytest.raises(RuntimeError, match="another error"):
+        memory_plan.buffer(torch.zeros(1), 8, 50, torch.float32, 0)

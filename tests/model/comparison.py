@@ -35,7 +35,8 @@ def specification_by_autograd(model, handle, inputs, config, num_items=None):
     The draws are those of the handle's current step and micro-batch. Auxiliary losses are added as the model adds them.
     """
     labels = torch.nn.functional.pad(inputs["labels"], (0, 1), value=-100)[:, 1:].reshape(-1)
-    uniforms = handle.uniforms(len(labels), labels.device) if config.draws else None
+    generator = handle.generator(labels.device)
+    uniforms = torch.rand(len(labels), config.samples, generator=generator) if config.draws else None
     handle.detach()
     model.zero_grad()
     output = model(**{name: value for name, value in inputs.items() if name != "labels"})

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from otr_plugin import OTRConfig, attach
+from otr_plugin.model.no_logits import NO_LOGITS
 
 from .comparison import OTR, SFT, assert_same_gradients, loss_and_gradients, specification_by_autograd
 from .families import FAMILIES, batch, tiny, tiny_vision_language
@@ -63,7 +64,7 @@ def test_evaluation_is_plain_nll_without_whole_logits():
     with torch.no_grad():
         output = model(**inputs)
     torch.testing.assert_close(output.loss, want.detach())
-    assert output.logits.shape == (3, 11, 1)
+    assert output.logits is NO_LOGITS
     handle.evaluation_needs_logits = True
     assert model(**inputs).logits.shape == (3, 11, 97)
 
@@ -269,6 +270,25 @@ def test_a_batch_without_a_trained_token_has_loss_zero():
         assert loss == 0
         assert not any(gradient.any() for gradient in gradients.values())
         assert gradients, "the loss is not connected to the model"
+
+
+@pytest.mark.parametrize("items", [0, 0.0, torch.tensor(0)], ids=["int", "float", "tensor"])
+@pytest.mark.parametrize("train", [True, False], ids=["training", "evaluation"])
+def test_zero_items_with_trained_tokens_are_refused(train, items):
+    model, inputs = tiny("llama").train(train), batch()
+    trained = (inputs["labels"][:, 1:] != -100).sum()
+    attach(model, OTR)
+    with pytest.raises(ValueError, match=f"num_items_in_batch is 0, but the batch has {trained} trained tokens"):
+        model(**inputs, num_items_in_batch=items)
+
+
+def test_less_than_one_item_is_not_one():
+    model, inputs = tiny("llama"), batch()
+    want, wanted = loss_and_gradients(model, **inputs, num_items_in_batch=0.5)
+    attach(model, SFT)
+    loss, gradients = loss_and_gradients(model, **inputs, num_items_in_batch=0.5)
+    torch.testing.assert_close(loss, want)
+    assert_same_gradients(gradients, wanted)
 
 
 @pytest.mark.parametrize("mask", [False, True], ids=["last positions of a batch", "mask over one row"])

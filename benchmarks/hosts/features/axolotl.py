@@ -10,10 +10,9 @@ from typing import Any, ClassVar
 from benchmarks.hosts.axolotl import DATASET, Axolotl
 from benchmarks.hosts.driver import HostDriver
 from benchmarks.hosts.features.data import add_data, add_models
-from benchmarks.hosts.features.feature import FULL, Feature
+from benchmarks.hosts.features.feature import FULL, TRITON_INTERPRETER, Feature
 from benchmarks.hosts.features.host import Host, Log
 from benchmarks.hosts.features.training_arguments import WORSE_AND_WORSE
-from benchmarks.hosts.liger_on_cpu import ENVIRONMENT as TRITON_INTERPRETER
 
 LINEAR = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 LORA = {"adapter": "lora", "lora_r": 8, "lora_alpha": 16, "lora_target_modules": ["q_proj", "v_proj"]}

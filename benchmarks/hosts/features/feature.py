@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 FULL = "full fine-tuning"
+TRITON_INTERPRETER = {"TRITON_INTERPRET": "1"}  # an environment in which Triton's kernels run on a CPU
 
 
 @dataclass(frozen=True)

@@ -32,17 +32,10 @@ REASONS = (
     ),
 )
 
-HEAD_IN_BF16 = "TRL makes trained weights bfloat16, and OTR ends the run if the head's dtype is not that of its input."
 # Cells that differ or fail, by column and feature, and why. A test compares them with the result files.
 KNOWN = {
-    ("trl", "QLoRA, head trained whole"): HEAD_IN_BF16,
-    ("trl-1.9", "QLoRA, head trained whole"): HEAD_IN_BF16,
     ("trl-1.9", "scaled logits (Granite)"): "TRL 1.9's default head leaves out Granite's `logits_scaling`. OTR has the "
     "model's own loss, which TRL has with `loss_type: nll`.",
-    (
-        "swift",
-        "Muon-clip",
-    ): "The optimiser replaces `torch.softmax` by a function with fewer arguments, which OTR calls.",
 }
 
 
@@ -127,12 +120,8 @@ def _keys(recipe: dict[str, Any]) -> str:
 
 
 def _value(value: Any) -> str:
-    text = (
-        json.dumps(value).replace("{folder}/", "").replace("{before}", "BEFORE")
-        if not isinstance(value, str)
-        else value
-    )
-    return text.replace("{folder}/", "")
+    text = value if isinstance(value, str) else json.dumps(value)
+    return text.replace("{folder}/", "").replace("{before}", "EARLIER-RUN")
 
 
 def _code(text: str) -> str:

@@ -9,10 +9,9 @@ from typing import Any, ClassVar
 
 from benchmarks.hosts.driver import HostDriver
 from benchmarks.hosts.features.data import add_data, add_models
-from benchmarks.hosts.features.feature import FULL, Feature
+from benchmarks.hosts.features.feature import FULL, TRITON_INTERPRETER, Feature
 from benchmarks.hosts.features.host import Host, Log
 from benchmarks.hosts.features.training_arguments import WORSE_AND_WORSE, common
-from benchmarks.hosts.liger_on_cpu import ENVIRONMENT as TRITON_INTERPRETER
 from benchmarks.hosts.swift import Swift
 
 EVALUATED = {"split_dataset_ratio": 0.2, "eval_strategy": "steps", "eval_steps": 2}

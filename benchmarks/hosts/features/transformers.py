@@ -13,10 +13,9 @@ import yaml
 
 from benchmarks.hosts.driver import CPU_ENVIRONMENT, CPU_TRAINER_RECIPE, HostDriver
 from benchmarks.hosts.features.data import add_data, add_models
-from benchmarks.hosts.features.feature import FULL, Feature
+from benchmarks.hosts.features.feature import FULL, TRITON_INTERPRETER, Feature
 from benchmarks.hosts.features.host import Host, Log
 from benchmarks.hosts.features.training_arguments import WORSE_AND_WORSE, common
-from benchmarks.hosts.liger_on_cpu import ENVIRONMENT as TRITON_INTERPRETER
 
 EVALUATED = {"eval_split": 16, "eval_strategy": "steps", "eval_steps": 2}
 LORA = {"r": 8, "lora_alpha": 16, "target_modules": ["q_proj", "v_proj"], "task_type": "CAUSAL_LM"}

@@ -108,6 +108,7 @@ def _connect_for_evaluation(trainer: Any, stack: ExitStack, logits_are_returned:
     handle = attached_handle(trainer.model)
     if handle is not None:
         needs_logits = logits_are_returned or trainer.compute_metrics is not None
+        needs_logits = needs_logits and not trainer.args.prediction_loss_only
         stack.enter_context(changed(handle, evaluation_needs_logits=needs_logits))
         _connect_by_host(trainer, handle, stack)
 

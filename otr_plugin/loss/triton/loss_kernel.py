@@ -112,12 +112,14 @@ def loss_kernel(
         p_moments = tl.zeros((BLOCK,), tl.float32)  # sum of p * (x - top)
         q_sums = tl.zeros((BLOCK,), tl.float32)
         q_moments = tl.zeros((BLOCK,), tl.float32)
-        better = tl.zeros((BLOCK,), tl.int32)  # tokens that are before the label in the order of argmax
+        # The largest code of a lane's tokens. 1: before the label in the order of argmax; 2: the logit is NaN or +inf.
+        code = tl.zeros((BLOCK,), tl.int32)
         for start in range(0, vocabulary, BLOCK):
             token = start + tl.arange(0, BLOCK)
             x = load_logits(row, token, token < vocabulary, SCALE, CAP)
             x = tl.where(token < vocabulary, x, -float("inf"))
-            better += ((x > label_x) | ((x == label_x) & (token < label))).to(tl.int32)
+            better = ((x > label_x) | ((x == label_x) & (token < label))).to(tl.int32)
+            code = tl.maximum(code, tl.where(x < float("inf"), better, 2))  # no comparison with NaN is true
             new_top = tl.maximum(top, tl.max(x, 0))
             rise = top - new_top
             top = new_top
@@ -137,6 +139,8 @@ def loss_kernel(
                 mass = tl.sum(tl.reshape(q, (BLOCK // TILE, TILE)), 1)
                 tl.store(ends + tile, mass.to(tl.float64), mask=tile < TILES)
                 tl.store(tops + start // BLOCK, top)
+        row_code = tl.max(code, 0)
+        valid = valid & (row_code < 2) & (top > LOWEST)  # the top is LOWEST if all logits are -inf
         p_sum = tl.sum(p_sums, 0)
         log_z = tl.log(p_sum)
         label_distance = label_x - top
@@ -229,7 +233,7 @@ def loss_kernel(
             tl.static_assert(False, "loss_kernel: OBJECTIVE is not implemented; SFT, DFT, EXACT and SAMPLED are")
 
         objective += nll_weight * tl.where(nll_weight > 0, nll, 0.0)
-        accuracy = tl.where(tl.sum(better, 0) == 0, 1.0, 0.0)
+        accuracy = tl.where(row_code == 0, 1.0, 0.0)
         entropy = log_z - tl.sum(p_moments, 0) / p_sum
         out = row_metrics + index * METRICS
         tl.store(out + NLL_COLUMN, tl.where(valid, nll, nan))

@@ -16,14 +16,12 @@ def table(tmp_path_factory):
     "name",
     [
         "DoRA",
-        "LoRA, head and embedding trained whole",
         "NEFTune",
         "gradient checkpointing, LoRA",
         "AdEMAMix",
         "chat template, only the last turn",
         "experts with balancing loss, accumulated",
         "scaled logits (Granite)",
-        "best model loaded at the end",
         "DFT",
     ],
 )
