@@ -44,7 +44,6 @@ class Draft:
     refusals: list[tuple[tuple[Word, ...], tuple[Pair, ...]]] = field(default_factory=list)
     sweep: str | None = None
     or_refused: bool = False  # an error is also right
-    or_without: dict[str, Any] | None = None  # the run may also have these settings
     json: bool = True  # the file may be JSON
     block: bool = False  # the top level has to be in block style
     mutations: list[str] = field(default_factory=list)
@@ -105,8 +104,6 @@ class Draft:
         outcome = Active(OTRConfig(**self.settings | self.overrides))
         if self.or_refused:
             return Either(outcome, Refused((Refusal(()),)))
-        if self.or_without is not None:
-            return Either(outcome, Active(OTRConfig(**self.or_without)))
         return outcome
 
     def _lines(self, pairs: tuple[Pair, ...]) -> tuple[range, ...]:

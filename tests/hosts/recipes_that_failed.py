@@ -32,6 +32,7 @@ class Recipe:
     command: list[str] = field(default_factory=list)
     environment: dict[str, str] = field(default_factory=dict)
     sweep: str | None = None
+    after_otr: bool = False  # a recipe with `plugins: [otr]` is read first, in the same process
 
     def __str__(self):
         variables = [f"{name}={value}" for name, value in self.environment.items()]
@@ -49,6 +50,7 @@ class Recipe:
             command=self.command,
             environment=self.environment,
             sweep=self.sweep,
+            after_otr=self.after_otr,
         )
 
     def _outcome(self):
@@ -381,6 +383,10 @@ RECIPES = [
         command=["--loss_type", "otr_plugin"],
         hosts=("swift",),
     ),
+    # After another recipe in the same process.
+    Recipe(_plugins("[otr_plugin.OTRPlugin]"), {"samples": 16}, after_otr=True),
+    Recipe(_plugins("[otr]"), {"samples": 16}, after_otr=True),
+    Recipe("", None, after_otr=True, hosts=(*PLUGIN_HOSTS, "swift")),
     # Recipes without OTR, in which a word contains it or is it.
     Recipe("output_dir: ./outputs/otr\n", None, hosts=(*PLUGIN_HOSTS, "swift")),
     Recipe("run_name: otr\n", None, hosts=("llamafactory", "trl", "swift")),
