@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from axolotl.integrations.base import BasePlugin
+from axolotl.integrations.base import BasePlugin, PluginManager
 from axolotl.utils.logging import get_logger
 from pydantic import BaseModel, Field, model_validator
 
@@ -44,20 +44,33 @@ class OTRArgs(BaseModel):
 
 
 class OTRPlugin(BasePlugin):
-    def get_input_args(self) -> str:
-        return f"{OTRArgs.__module__}.{OTRArgs.__qualname__}"
+    """Axolotl keeps the plugins of earlier recipes in the same process registered, under the names that they had there.
+
+    It calls all of them for every recipe, so each acts only for a recipe that has its name.
+    """
+
+    def get_input_args(self) -> str | None:
+        first = next(plugin for plugin in _registered().values() if isinstance(plugin, OTRPlugin))
+        return f"{OTRArgs.__module__}.{OTRArgs.__qualname__}" if first is self else None  # a recipe has its keys once
 
     def register(self, cfg: Any) -> None:
-        if any(map(loads_otr, named_plugins(cfg))) and (warning := untried_version("axolotl", TRIED)):
+        if self._is_named_in(cfg) and (warning := untried_version("axolotl", TRIED)):
             LOG.warning(warning)
 
+    def _is_named_in(self, cfg: Any) -> bool:
+        return any(_registered().get(name) is self for name in named_plugins(cfg))
+
     def add_callbacks_post_trainer(self, cfg: Any, trainer: Any) -> list[Any]:
-        # Axolotl keeps the plugins of earlier recipes in the same process registered, and calls them for this one too.
-        if any(map(loads_otr, named_plugins(cfg))):
+        if self._is_named_in(cfg):
             config = OTRConfig(**(cfg.otr.to_dict() if cfg.otr else {}))
             attach_and_announce(trainer, config, Log(LOG.info, LOG.warning))
             _add_settings_to_model_card(trainer, config)
         return []  # the trainer gets OTR's callback when it starts to train
+
+
+def _registered() -> dict[str, BasePlugin]:
+    plugins: dict[str, BasePlugin] = PluginManager.get_instance().plugins
+    return plugins
 
 
 def loads_otr(name: Any) -> bool:
