@@ -191,7 +191,7 @@ def test_another_variable_is_not(monkeypatch, name):
 @pytest.mark.parametrize(
     ("arguments", "problem"),
     [
-        (["--otr.samples", "16", "--otr.top-k=4", "--otr__top_p=1"], None),
+        (["--otr.samples", "16", "--otr.top-k=4", "--otr__top_p=1", "--otr--top-k=4"], None),
         (["--wandb-name", "otr", "--plugins", "a.B"], None),
         (["--otr.sampels", "16"], "`--otr.sampels`: write `--otr.samples VALUE`"),
         (["--otr-samples=16"], "`--otr-samples`: write `--otr.samples VALUE`"),

@@ -241,8 +241,8 @@ def advice(name: str) -> str:
 # The command line and the environment
 
 
-# `--otr.top-k 16`; Axolotl writes it as `--otr__top_k=16` for the processes that it starts.
-OPTIONS = rf"--otr(\.|__)({'|'.join(name.replace('_', '[_-]') for name in OTRConfig.model_fields)})"
+# `--otr.top-k 16`; Axolotl writes it as `--otr--top-k=16` for the processes that it starts.
+OPTIONS = rf"--otr(\.|__|--)({'|'.join(name.replace('_', '[_-]') for name in OTRConfig.model_fields)})"
 
 
 def problems_in_arguments(arguments: Sequence[str], allowed: str | None = OPTIONS) -> list[str]:
