@@ -1,8 +1,10 @@
 """Recipes with `plugins: [otr]` are checked before any work."""
 
+import json
 import re
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 from axolotl.cli.config import load_cfg
@@ -11,6 +13,7 @@ from axolotl.integrations.base import PluginManager, load_plugin
 from otr_plugin import OTRConfig
 from otr_plugin.hosts.axolotl.adapter import OTRPlugin
 from otr_plugin.hosts.axolotl.recipe import OTHER_LOSSES
+from otr_plugin.hosts.resume import to_save
 
 pytestmark = pytest.mark.usefixtures("fresh_plugins")
 
@@ -79,6 +82,24 @@ def test_settings_without_the_plugin_are_refused(axolotl, plugins, key):
 
 def test_a_recipe_without_otr_is_unaffected(axolotl):
     assert "otr" not in load(axolotl, plugins=None)
+
+
+def test_a_plain_recipe_that_resumes_a_checkpoint_of_otr_warns(axolotl, tmp_path, monkeypatch):
+    from axolotl.utils import logging
+
+    saved = tmp_path / "checkpoint-3"
+    saved.mkdir()
+    state = {"stateful_callbacks": {"OTR": to_save(OTRConfig(beta=-0.5), seed=3)}}
+    (saved / "trainer_state.json").write_text(json.dumps(state))
+    warnings = []
+    monkeypatch.setattr(logging, "get_logger", lambda name: SimpleNamespace(warning=warnings.append))
+    load(axolotl, plugins=None, resume_from_checkpoint=str(saved))
+    assert len(warnings) == 1
+    assert "checkpoint-3 was saved by a run with OTR" in warnings[0]
+    assert "'beta': -0.5" in warnings[0]
+    load(axolotl, resume_from_checkpoint=str(saved))
+    load(axolotl, plugins=None)
+    assert len(warnings) == 1
 
 
 def test_ligers_other_kernels_stay(axolotl):
