@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -202,11 +202,7 @@ class _Writer:
             case TextBlock():
                 self.put(json.dumps("\n".join(value.lines) + "\n"))
             case Sequence():
-                self.put("[")
-                for i, item in enumerate(value.items):
-                    self.put(", " if i else "")
-                    self.flow(item, indent)
-                self.put("]")
+                self._items(value, indent, self.flow)
             case Mapping():
                 inside = "\n" + " " * (indent + self.layout.step)
                 self.put((f"{value.tag} " if value.tag else "") + "{")
@@ -219,6 +215,13 @@ class _Writer:
                     pair.last_line = self.line
                 self.put("}")
 
+    def _items(self, value: Sequence, indent: int, write: Callable[[Node, int], None]) -> None:
+        self.put("[")
+        for i, item in enumerate(value.items):
+            self.put(", " if i else "")
+            write(item, indent)
+        self.put("]")
+
     # JSON
 
     def json(self, value: Node, indent: int) -> None:
@@ -229,11 +232,7 @@ class _Writer:
             case TextBlock():
                 self.put(json.dumps("\n".join(value.lines) + "\n"))
             case Sequence():
-                self.put("[")
-                for i, item in enumerate(value.items):
-                    self.put(", " if i else "")
-                    self.json(item, indent)
-                self.put("]")
+                self._items(value, indent, self.json)
             case Mapping():
                 self.put("{")
                 for i, pair in enumerate(value.pairs):

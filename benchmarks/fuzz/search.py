@@ -5,7 +5,6 @@ from __future__ import annotations
 import collections
 import re
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -86,13 +85,14 @@ def search(checker: Checker, examples: int, number: int, minutes: float | None =
 def smallest(checker: Checker, mutations: tuple[str, ...], problem: str) -> Case | None:
     """The smallest case with these mutations that has this problem, if one is found again."""
 
-    def fails(case: Case) -> bool:
+    def matches(case: Case) -> bool:
+        if case.mutations != mutations:
+            return False
         found = checker.problem(case)
         return found is not None and found[0] == problem
 
     options = settings(max_examples=200, database=None, deadline=None, suppress_health_check=NO_HEALTH_CHECKS)
     only = mutations[0] if mutations else None
-    matches: Callable[[Case], bool] = lambda case: case.mutations == mutations and fails(case)  # noqa: E731
     try:
         return find(cases(checker.host, only), matches, settings=options)
     except NoSuchExample:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ from otr_plugin.hosts.mentions import (
     reads_as_setting,
     setting_meant_by,
 )
-from otr_plugin.hosts.recipe_text import Entry, RecipeText, entries, is_empty, kept, value_of
+from otr_plugin.hosts.recipe_text import Entry, RecipeText, entries, is_empty, kept, nodes, scalars, value_of
 
 HOW_TO_ASK = "the plugin is named by `plugins: [otr]`, and its settings are indented below `otr:`, both at the top"
 COMMAND_LINE, ENVIRONMENT = "the command line", "the environment"
@@ -53,12 +53,11 @@ def problems_in_text(text: RecipeText, host: Host, is_otr: Callable[[Any], bool]
     if text.root is None:
         return []
     if not isinstance(text.root, yaml.MappingNode):
-        found = [line for word, line in text.scalars(text.root) if mentions_otr(word)]
-        return [f"{text.place(line)}: the recipe should consist of keys and values: {HOW_TO_ASK}" for line in found[:1]]
+        return no_mapping(text, HOW_TO_ASK)
     top = text.top()
     read = [entry for key in ("plugins", SETTINGS_KEY) if (entry := kept(top, key)) is not None]
     read += [entry for entry in top if entry.merged and entry.key in ("plugins", SETTINGS_KEY)]
-    used = {id(node) for entry in read for node in _nodes(entry.value)}
+    used = {id(node) for entry in read for node in nodes(entry.value)}
     problems = [
         *_duplicates(text, top),
         *_stray_keys(text, host, used),
@@ -68,6 +67,12 @@ def problems_in_text(text: RecipeText, host: Host, is_otr: Callable[[Any], bool]
         *_misspelt_block(text, top, host),
     ]
     return in_order_of_lines(problems, text)
+
+
+def no_mapping(text: RecipeText, how: str) -> list[str]:
+    """A problem if a file without keys and values mentions OTR; `how` is how a recipe switches OTR on."""
+    found = [line for word, line in scalars(text.root) if mentions_otr(word)]
+    return [f"{text.place(line)}: the recipe should consist of keys and values: {how}" for line in found[:1]]
 
 
 def in_order_of_lines(problems: list[str], text: RecipeText) -> list[str]:
@@ -81,15 +86,19 @@ def _duplicates(text: RecipeText, top: list[Entry]) -> list[str]:
     for key in dict.fromkeys(entry.key for entry in top):
         found = [entry for entry in top if entry.key == key]
         if (mentions_otr(key) or is_close_to(key, "plugins")) and (about_otr or any(map(_is_about_otr, found))):
-            problems += differing(text, found)
+            problems += _differing(text, found)
     for block in (entry for entry in top if entry.key == SETTINGS_KEY):
-        inside = entries(block.value)
-        for key in dict.fromkeys(entry.key for entry in inside):
-            problems += differing(text, [entry for entry in inside if entry.key == key])
+        problems += duplicates(text, entries(block.value))
     return problems
 
 
-def differing(text: RecipeText, found: list[Entry]) -> list[str]:
+def duplicates(text: RecipeText, found: list[Entry]) -> list[str]:
+    """A problem for each key that is written twice, or merged and then written again with another value."""
+    keys = dict.fromkeys(entry.key for entry in found)
+    return [problem for key in keys for problem in _differing(text, [entry for entry in found if entry.key == key])]
+
+
+def _differing(text: RecipeText, found: list[Entry]) -> list[str]:
     own = [entry for entry in found if not entry.merged]
     if len(own) > 1:
         return [
@@ -107,7 +116,7 @@ def differing(text: RecipeText, found: list[Entry]) -> list[str]:
 def _is_about_otr(entry: Entry) -> bool:
     if mentions_otr(entry.key):
         return True
-    return is_close_to(entry.key, "plugins") and any(mentions_otr(word) for word in _words_in(entry.value))
+    return is_close_to(entry.key, "plugins") and any(mentions_otr(word) for word, _ in scalars(entry.value))
 
 
 def _stray_keys(text: RecipeText, host: Host, used: set[int]) -> list[str]:
@@ -164,7 +173,7 @@ def _selected_elsewhere(text: RecipeText, top: list[Entry]) -> list[str]:
         for entry in top
         if not is_close_to(entry.key, "plugins")
         and set(re.split(r"[^a-z]+", entry.key.casefold())) & set(SELECTING_WORDS)
-        for word, line in text.scalars(entry.value)
+        for word, line in scalars(entry.value)
         if mentions_otr(word)
     ]
 
@@ -207,28 +216,6 @@ def _misspelt_block(text: RecipeText, top: list[Entry], host: Host) -> list[str]
         and (inside := entries(entry.value))
         and all(each.key in OTRConfig.model_fields for each in inside)
     ]
-
-
-def _words_in(node: yaml.Node) -> Iterator[str]:
-    return (each.value for each in _nodes(node) if isinstance(each, yaml.ScalarNode))
-
-
-def _nodes(node: yaml.Node) -> Iterator[yaml.Node]:
-    """A node and all below it, once each."""
-    seen, waiting = {id(node)}, [node]
-    while waiting:
-        node = waiting.pop()
-        yield node
-        if isinstance(node, yaml.SequenceNode):
-            below = list(node.value)
-        elif isinstance(node, yaml.MappingNode):
-            below = [each for pair in node.value for each in pair]
-        else:
-            below = []
-        for each in below:
-            if id(each) not in seen:
-                seen.add(id(each))
-                waiting.append(each)
 
 
 def advice(name: str) -> str:

@@ -14,6 +14,7 @@ from typing import Any
 import yaml
 
 MERGE = "<<"
+SUFFIXES = (".yaml", ".yml", ".json")  # of recipes
 
 
 @dataclass(frozen=True)
@@ -64,9 +65,16 @@ class RecipeText:
         """Every entry that is written in the file, once, those of a merged mapping at the place where it is written."""
         yield from _walk(self.root, (), set())
 
-    def scalars(self, node: yaml.Node | None) -> Iterator[tuple[str, int]]:
-        """Every scalar below a node, keys included, with its line."""
-        yield from _scalars(node, set())
+    @property
+    def value(self) -> Any:
+        """What a YAML parser makes of the whole file; {} if it is empty or cannot be parsed."""
+        return {} if self.root is None else value_of(self.root)
+
+    def block(self, key: str) -> dict[str, Any]:
+        """The keys and values below a key at the top; {} if there is no such block."""
+        entry = kept(self.top(), key)
+        value = value_of(entry.value) if entry else None
+        return {str(name): each for name, each in value.items()} if isinstance(value, dict) else {}
 
     def line_of(self, *keys: str) -> int | None:
         """The line of the entry that a YAML parser keeps for these keys, one below the other."""
@@ -142,16 +150,22 @@ def _walk(node: yaml.Node | None, around: tuple[str, ...], seen: set[int]) -> It
             yield from _walk(value, (*around, name), seen)
 
 
-def _scalars(node: yaml.Node | None, seen: set[int]) -> Iterator[tuple[str, int]]:
-    if node is None or id(node) in seen:
-        return
-    seen.add(id(node))
-    if isinstance(node, yaml.ScalarNode):
-        yield node.value, node.start_mark.line + 1
-    elif isinstance(node, yaml.SequenceNode):
-        for item in node.value:
-            yield from _scalars(item, seen)
-    elif isinstance(node, yaml.MappingNode):
-        for key, value in node.value:
-            yield from _scalars(key, seen)
-            yield from _scalars(value, seen)
+def nodes(node: yaml.Node | None) -> Iterator[yaml.Node]:
+    """A node and all below it, once each, in the order of the file."""
+    seen: set[int] = set()
+    waiting = [] if node is None else [node]
+    while waiting:
+        node = waiting.pop()
+        if id(node) in seen:
+            continue
+        seen.add(id(node))
+        yield node
+        if isinstance(node, yaml.SequenceNode):
+            waiting += reversed(node.value)
+        elif isinstance(node, yaml.MappingNode):
+            waiting += reversed([each for pair in node.value for each in pair])
+
+
+def scalars(node: yaml.Node | None) -> Iterator[tuple[str, int]]:
+    """Every scalar below a node, keys included, with its line."""
+    return ((each.value, each.start_mark.line + 1) for each in nodes(node) if isinstance(each, yaml.ScalarNode))

@@ -12,10 +12,11 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import yaml
 
+from otr_plugin.config import OTRConfig, SettingsError
 from otr_plugin.hosts.mentions import SETTINGS_KEY, is_plugin_name, mentions_otr
 from otr_plugin.hosts.mistakes import (
     COMMAND_LINE,
@@ -28,11 +29,7 @@ from otr_plugin.hosts.mistakes import (
     runs_as,
 )
 from otr_plugin.hosts.patching import is_traced
-from otr_plugin.hosts.recipe_text import RecipeText, kept, value_of
-
-if TYPE_CHECKING:
-    from otr_plugin.config import OTRConfig
-
+from otr_plugin.hosts.recipe_text import RecipeText, kept, scalars
 
 PROGRAMS = ("axolotl", "llamafactory", "llamafactory-cli", "lmf", "trl", "swift")  # the hosts' packages and commands
 
@@ -65,7 +62,7 @@ def read_recipe(
     overrides: Mapping[str, Any] | None = None,
     is_otr: Callable[[Any], bool] = is_plugin_name,
 ) -> OTRConfig | None:
-    """The config that a recipe asks for; None for a recipe without OTR; a RecipeError for anything in between.
+    """Return the config of a recipe with OTR, and None for one without. Anything in between raises a RecipeError.
 
     `recipe` is what the host has parsed, its command line included; `text` is the file; `overrides` are settings from
     the command line that are not in `recipe`; `is_otr` decides whether a name under `plugins:` is this plugin.
@@ -123,15 +120,13 @@ def asks_for_otr(recipe: Any) -> bool:
 
 
 def _read_settings(host: Host, recipe: Mapping[str, Any], text: RecipeText, overrides: Mapping[str, Any]) -> OTRConfig:
-    from otr_plugin.config import OTRConfig, SettingsError
-
     block = recipe.get(SETTINGS_KEY)
     if block is None:
         block = {}
     if not isinstance(block, Mapping):
         place = text.place(text.line_of(SETTINGS_KEY))
         raise RecipeError([f"{place}: `otr:` should hold settings, such as `samples: 256`, but it holds {block!r}"])
-    in_file = _settings_in(text)
+    in_file = text.block(SETTINGS_KEY)
     lost = [key for key, value in in_file.items() if key not in map(str, block) and value is not None]
     refuse([_dropped(key, text) for key in lost])
     settings = {str(key): value for key, value in block.items()}
@@ -173,12 +168,6 @@ def _elsewhere(text: RecipeText) -> str:
     return COMMAND_LINE if text.root is not None else "the arguments"
 
 
-def _settings_in(text: RecipeText) -> dict[str, Any]:
-    block = kept(text.top(), SETTINGS_KEY)
-    value = value_of(block.value) if block else None
-    return {str(key): each for key, each in value.items()} if isinstance(value, dict) else {}
-
-
 def _mentions_without_plugin(
     recipe: Mapping[str, Any],
     text: RecipeText,
@@ -188,7 +177,7 @@ def _mentions_without_plugin(
 ) -> list[str]:
     """What the recipe says about OTR although the parsed recipe does not name the plugin."""
     plugins = kept(text.top(), "plugins")
-    if plugins and any(is_otr(word) for word, _ in text.scalars(plugins.value)):
+    if plugins and any(is_otr(word) for word, _ in scalars(plugins.value)):
         message = (
             f"{text.place(plugins.line)}: `plugins:` names otr, but {COMMAND_LINE} replaced the list by {names}, so "
             "the run would train without OTR: name otr there too, or remove it from the recipe"

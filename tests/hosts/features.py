@@ -2,9 +2,23 @@
 
 import json
 
+import pytest
+
 from benchmarks.hosts.features import hosts
 from benchmarks.hosts.features.twins import Twins
 from benchmarks.paths import RESULTS
+
+
+def fixture_of(host):
+    """The fixture `table` of a host's tests."""
+
+    @pytest.fixture(scope="module")
+    def table(tmp_path_factory):
+        table = Table(host, tmp_path_factory.mktemp("features"))
+        yield table
+        table.twins.close()
+
+    return table
 
 
 class Table:

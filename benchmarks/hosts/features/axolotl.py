@@ -9,7 +9,6 @@ from typing import Any, ClassVar
 
 from benchmarks.hosts.axolotl import DATASET, Axolotl
 from benchmarks.hosts.driver import HostDriver
-from benchmarks.hosts.features.data import add_data, add_models
 from benchmarks.hosts.features.feature import FULL, TRITON_INTERPRETER, Feature
 from benchmarks.hosts.features.host import Host, Log
 from benchmarks.hosts.features.training_arguments import WORSE_AND_WORSE
@@ -289,25 +288,27 @@ FEATURES = {
 }
 
 
+class Driver(Axolotl):
+    """Saves the trainer's state at the end, which holds the log."""
+
+    def settings(self, name: str, **changes: Any) -> dict[str, Any]:
+        saved: dict[str, Any] = {"save_strategy": "steps", "save_steps": 1000, "save_first_step": False, "max_steps": 4}
+        return super().settings(name, **saved | changes)
+
+
 class AxolotlHost(Host):
     title = "Axolotl"
     package = "axolotl"
     versions: ClassVar = {"0.19.0": "axolotl"}
-    others = ("transformers", "peft", "accelerate", "bitsandbytes", "torch")
     features = FEATURES
+    Driver = Driver
 
     def driver(self, folder: Path) -> HostDriver:
-        driver = Driver(folder)
-        add_models(folder / "model")
-        add_data(folder)
+        driver = super().driver(folder)
         (folder / "model_snr_results").mkdir()
         ratios = {f"model.layers.{i}.mlp.up_proj.weight": {"type": "mlp.up_proj", "snr": 1.0 + i} for i in range(2)}
         (folder / "model_snr_results" / "snr_results_spectrum.json").write_text(json.dumps(ratios))
-        (folder / "deepspeed.json").write_text(json.dumps({"zero_optimization": {"stage": 2}}))
         return driver
-
-    def with_otr(self, recipe: dict[str, Any]) -> dict[str, Any]:
-        return recipe | {"plugins": [*recipe.get("plugins", []), "otr"], "otr": {"objective": "sft"}}
 
     def start(self) -> None:
         import axolotl.common.datasets
@@ -321,14 +322,6 @@ class AxolotlHost(Host):
         sys.argv = ["axolotl", str(recipe)]
         do_cli(str(recipe))
         return log_in(recipe.with_suffix(""))
-
-
-class Driver(Axolotl):
-    """Saves the trainer's state at the end, which holds the log."""
-
-    def settings(self, name: str, **changes: Any) -> dict[str, Any]:
-        saved: dict[str, Any] = {"save_strategy": "steps", "save_steps": 1000, "save_first_step": False, "max_steps": 4}
-        return super().settings(name, **saved | changes)
 
 
 def log_in(output: Path) -> Log:

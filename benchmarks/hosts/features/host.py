@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
 from benchmarks.hosts.driver import HostDriver
+from benchmarks.hosts.features.data import add_data, add_models
 from benchmarks.hosts.features.feature import Feature
 
 Log = list[dict[str, Any]]
@@ -19,16 +21,22 @@ class Host(ABC):
     title: ClassVar[str]
     package: ClassVar[str]
     versions: ClassVar[Mapping[str, str]]  # the tested versions, and the name of each one's result file
-    others: ClassVar[tuple[str, ...]] = ()  # packages whose versions stand beside the results
+    # Packages whose versions stand beside the results.
+    others: ClassVar[tuple[str, ...]] = ("transformers", "peft", "accelerate", "bitsandbytes", "torch")
     features: ClassVar[Mapping[str, Feature]]
+    Driver: ClassVar[type[HostDriver]]
 
-    @abstractmethod
     def driver(self, folder: Path) -> HostDriver:
         """Makes models and data in the folder."""
+        driver = self.Driver(folder)
+        add_models(folder / "model")
+        add_data(folder)
+        (folder / "deepspeed.json").write_text(json.dumps({"zero_optimization": {"stage": 2}}))
+        return driver
 
-    @abstractmethod
     def with_otr(self, recipe: dict[str, Any]) -> dict[str, Any]:
         """Returns the recipe with the plugin, and `objective: sft`."""
+        return recipe | {"plugins": [*recipe.get("plugins", []), "otr"], "otr": {"objective": "sft"}}
 
     @abstractmethod
     def start(self) -> None:

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from benchmarks.hosts.driver import HostDriver
-from benchmarks.hosts.features.data import add_data, add_models
 from benchmarks.hosts.features.feature import FULL, TRITON_INTERPRETER, Feature
 from benchmarks.hosts.features.host import Host, Log
 from benchmarks.hosts.features.training_arguments import WORSE_AND_WORSE, common
@@ -150,7 +149,6 @@ FEATURES = common(EVALUATED) | {
     "DFT": Feature({"use_dft_loss": True}),
     "EAFT": Feature({"use_eaft_loss": True}),
     "ASFT": Feature({"use_asft_loss": True}),
-    "distillation": Feature({"stage": "dpo", "ref_model": "{folder}/model"}),
     "preferences or RL": Feature({"stage": "dpo"}),
     "reward model": Feature({"stage": "rm"}),
     "Unsloth": Feature({"use_unsloth": True}),
@@ -158,27 +156,27 @@ FEATURES = common(EVALUATED) | {
     "KTransformers": Feature({"use_kt": True}),
     "other plugins": Feature({"plugins": ["another"]}),
 }
-del FEATURES["distillation"]
+
+
+class Driver(LlamaFactory):
+    def settings(self, name: str, **changes: Any) -> dict[str, Any]:
+        # LLaMA-Factory's default is to checkpoint gradients.
+        off = {} if "use_reentrant_gc" in changes else {"disable_gradient_checkpointing": True}
+        return super().settings(name, **{"max_steps": 4} | off | changes)
 
 
 class LlamaFactoryHost(Host):
     title = "LLaMA-Factory"
     package = "llamafactory"
     versions: ClassVar = {"0.9.5": "llamafactory"}
-    others = ("transformers", "peft", "accelerate", "bitsandbytes", "torch")
     features = FEATURES
+    Driver = Driver
 
     def driver(self, folder: Path) -> HostDriver:
-        driver = Driver(folder)
-        add_models(folder / "model")
-        add_data(folder)
+        driver = super().driver(folder)
         info = {name: {"file_name": f"{name}.json"} | more for name, more in DATASETS.items()}
         (folder / "dataset_info.json").write_text(json.dumps(info))
-        (folder / "deepspeed.json").write_text(json.dumps({"zero_optimization": {"stage": 2}}))
         return driver
-
-    def with_otr(self, recipe: dict[str, Any]) -> dict[str, Any]:
-        return recipe | {"plugins": [*recipe.get("plugins", []), "otr"], "otr": {"objective": "sft"}}
 
     def start(self) -> None:
         import llamafactory.train.tuner  # noqa: F401
@@ -191,13 +189,6 @@ class LlamaFactoryHost(Host):
         state = json.loads((recipe.with_suffix("") / "trainer_state.json").read_text())
         log: Log = state["log_history"]
         return log
-
-
-class Driver(LlamaFactory):
-    def settings(self, name: str, **changes: Any) -> dict[str, Any]:
-        # LLaMA-Factory checkpoints gradients unless it is told not to.
-        off = {} if "use_reentrant_gc" in changes else {"disable_gradient_checkpointing": True}
-        return super().settings(name, **{"max_steps": 4} | off | changes)
 
 
 HOST = LlamaFactoryHost()

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import Any, ClassVar
 
-from benchmarks.hosts.driver import HostDriver
-from benchmarks.hosts.features.data import add_data, add_models
 from benchmarks.hosts.features.feature import FULL, TRITON_INTERPRETER, Feature
 from benchmarks.hosts.features.host import Host, Log
 from benchmarks.hosts.features.training_arguments import WORSE_AND_WORSE, common
@@ -153,19 +150,19 @@ FEATURES = common(EVALUATED) | {
 }
 
 
+class Driver(Swift):
+    def settings(self, name: str, env: dict[str, Any] | None = None, **changes: Any) -> dict[str, Any]:
+        # ms-swift's default is to checkpoint gradients.
+        settings = super().settings(name, env, **{"max_steps": 4, "gradient_checkpointing": False} | changes)
+        return {key: value for key, value in settings.items() if value is not None}  # null would become "None"
+
+
 class SwiftHost(Host):
     title = "ms-swift"
     package = "ms-swift"
     versions: ClassVar = {"4.6.0": "swift"}
-    others = ("transformers", "peft", "accelerate", "bitsandbytes", "torch")
     features = FEATURES
-
-    def driver(self, folder: Path) -> HostDriver:
-        driver = Driver(folder)
-        add_models(folder / "model")
-        add_data(folder)
-        (folder / "deepspeed.json").write_text(json.dumps({"zero_optimization": {"stage": 2}}))
-        return driver
+    Driver = Driver
 
     def with_otr(self, recipe: dict[str, Any]) -> dict[str, Any]:
         return recipe | {"loss_type": "otr", "env": {"OTR_OBJECTIVE": "sft"}}
@@ -188,13 +185,6 @@ class SwiftHost(Host):
         parse_yaml_args(argv)
         log: Log = sft_main(argv)["log_history"]
         return log
-
-
-class Driver(Swift):
-    def settings(self, name: str, env: dict[str, Any] | None = None, **changes: Any) -> dict[str, Any]:
-        # ms-swift checkpoints gradients unless it is told not to.
-        settings = super().settings(name, env, **{"max_steps": 4, "gradient_checkpointing": False} | changes)
-        return {key: value for key, value in settings.items() if value is not None}  # null would become "None"
 
 
 HOST = SwiftHost()

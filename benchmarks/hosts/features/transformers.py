@@ -5,14 +5,12 @@ trainer_script.py has what a user writes in Python; a recipe holds TrainingArgum
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any, ClassVar
 
 import yaml
 
 from benchmarks.hosts.driver import CPU_ENVIRONMENT, CPU_TRAINER_RECIPE, HostDriver
-from benchmarks.hosts.features.data import add_data, add_models
 from benchmarks.hosts.features.feature import FULL, TRITON_INTERPRETER, Feature
 from benchmarks.hosts.features.host import Host, Log
 from benchmarks.hosts.features.training_arguments import WORSE_AND_WORSE, common
@@ -111,19 +109,21 @@ FEATURES = common(EVALUATED) | {
 }
 
 
+class Driver(HostDriver):
+    ENV = CPU_ENVIRONMENT
+
+    def settings(self, name: str, **changes: Any) -> dict[str, Any]:
+        own = {"output_dir": str(self.folder / name), "max_steps": 4, "disable_tqdm": True}
+        return CPU_TRAINER_RECIPE | own | changes
+
+
 class TransformersHost(Host):
     title = "Trainer"
     package = "transformers"
     versions: ClassVar = {"5.16.1": "transformers"}
     others = ("peft", "accelerate", "bitsandbytes", "torch")
     features = FEATURES
-
-    def driver(self, folder: Path) -> HostDriver:
-        driver = Driver(folder)
-        add_models(folder / "model")
-        add_data(folder)
-        (folder / "deepspeed.json").write_text(json.dumps({"zero_optimization": {"stage": 2}}))
-        return driver
+    Driver = Driver
 
     def with_otr(self, recipe: dict[str, Any]) -> dict[str, Any]:
         return recipe | {"otr": {"objective": "sft"}}
@@ -139,14 +139,6 @@ class TransformersHost(Host):
         from benchmarks.hosts.features.trainer_script import train
 
         return train(yaml.safe_load(recipe.read_text()), recipe.parent)
-
-
-class Driver(HostDriver):
-    ENV = CPU_ENVIRONMENT
-
-    def settings(self, name: str, **changes: Any) -> dict[str, Any]:
-        own = {"output_dir": str(self.folder / name), "max_steps": 4, "disable_tqdm": True}
-        return CPU_TRAINER_RECIPE | own | changes
 
 
 HOST = TransformersHost()

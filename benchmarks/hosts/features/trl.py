@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 from typing import Any, ClassVar
 
-from benchmarks.hosts.driver import HostDriver
 from benchmarks.hosts.features.axolotl import log_in
-from benchmarks.hosts.features.data import add_data, add_models
 from benchmarks.hosts.features.feature import FULL, TRITON_INTERPRETER, Feature
 from benchmarks.hosts.features.host import Host, Log
 from benchmarks.hosts.features.training_arguments import common
@@ -111,22 +108,18 @@ FEATURES = common(EVALUATED) | {
 # The script of `trl sft` cannot resume in TRL 1.9; tests/hosts/trl resumes in Python.
 
 
+class Driver(TRL):
+    def settings(self, name: str, **changes: Any) -> dict[str, Any]:
+        shared: dict[str, Any] = SAVED | {"max_steps": 4}
+        return super().settings(name, **shared | changes)
+
+
 class TRLHost(Host):
     title = "TRL"
     package = "trl"
     versions: ClassVar = {"1.16.0": "trl", "1.9.0": "trl-1.9"}
-    others = ("transformers", "peft", "accelerate", "bitsandbytes", "torch")
     features = FEATURES
-
-    def driver(self, folder: Path) -> HostDriver:
-        driver = Driver(folder)
-        add_models(folder / "model")
-        add_data(folder)
-        (folder / "deepspeed.json").write_text(json.dumps({"zero_optimization": {"stage": 2}}))
-        return driver
-
-    def with_otr(self, recipe: dict[str, Any]) -> dict[str, Any]:
-        return recipe | {"plugins": [*recipe.get("plugins", []), "otr"], "otr": {"objective": "sft"}}
+    Driver = Driver
 
     def start(self) -> None:
         import trl.scripts.sft
@@ -140,12 +133,6 @@ class TRLHost(Host):
 
         main(*make_parser().parse_args_and_config(["--config", str(recipe)], fail_with_unknown_args=False))
         return log_in(recipe.with_suffix(""))
-
-
-class Driver(TRL):
-    def settings(self, name: str, **changes: Any) -> dict[str, Any]:
-        shared: dict[str, Any] = SAVED | {"max_steps": 4}
-        return super().settings(name, **shared | changes)
 
 
 HOST = TRLHost()

@@ -13,6 +13,7 @@ from importlib import import_module
 from types import ModuleType
 from typing import Any
 
+from otr_plugin.config import OTRConfig
 from otr_plugin.hosts.axolotl.recipe import HOST
 from otr_plugin.hosts.mentions import is_plugin_name, mentions_otr
 from otr_plugin.hosts.mistakes import (
@@ -24,7 +25,7 @@ from otr_plugin.hosts.mistakes import (
     runs_as,
 )
 from otr_plugin.hosts.patching import replace
-from otr_plugin.hosts.recipe_text import RecipeText, value_of
+from otr_plugin.hosts.recipe_text import RecipeText
 from otr_plugin.hosts.recipes import RecipeError, named_plugins, read_recipe, refuse
 from otr_plugin.hosts.resume import resumed_without_otr
 
@@ -49,8 +50,6 @@ def patch_cli_options(module: ModuleType) -> None:
     """Adds one command-line option (names, parameter, type, help) for each setting, such as `--otr.samples 16`."""
     original = getattr(module, "AXOLOTL_CONFIG_CLI_OPTIONS", None)
     if isinstance(original, tuple) and all(len(option) == 4 for option in original):
-        from otr_plugin.config import OTRConfig
-
         options = tuple(
             ((f"--otr.{name.replace('_', '-')}",), f"otr__{name}", None, field.description)
             for name, field in OTRConfig.model_fields.items()
@@ -88,7 +87,7 @@ def check_command(options: Mapping[str, Any]) -> None:
         sweep = RecipeText.read(options["sweep"])
         refuse(_problems_in_sweep(sweep, text))
     refuse([*problems_in_text(text, HOST, _may_be_otr_unread), *problems_in_environment(HOST)])
-    recipe = value_of(text.root) if text.root is not None else None
+    recipe = text.value
     if not isinstance(recipe, dict):
         return
     names = named_plugins(recipe)

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from otr_plugin.hosts.mistakes import Host
-from otr_plugin.hosts.recipe_text import RecipeText
+from otr_plugin.hosts.recipe_text import SUFFIXES, RecipeText
 
 STAGES = ("sft", "pt")
 # Keys with which LLaMA-Factory computes another loss, and the fix for each.
@@ -26,7 +26,7 @@ OTHER_LOSSES = {
 def recipe_text(command_line: Sequence[str] | None = None) -> RecipeText:
     """The file that the command line names; an empty text if it names none."""
     words = sys.argv[1:] if command_line is None else command_line
-    return RecipeText.read(words[0] if words and words[0].endswith((".yaml", ".yml", ".json")) else None)
+    return RecipeText.read(words[0] if words and words[0].endswith(SUFFIXES) else None)
 
 
 def other_stages(recipe: Mapping[str, Any]) -> list[str]:

@@ -12,8 +12,8 @@ import yaml
 
 from otr_plugin.config import OTRConfig, SettingsError
 from otr_plugin.hosts.mentions import begins_with_otr, is_close_to, mentions_otr, nearest_setting, reads_as_setting
-from otr_plugin.hosts.mistakes import COMMAND_LINE, ENVIRONMENT, differing, in_order_of_lines
-from otr_plugin.hosts.recipe_text import Entry, RecipeText, entries, kept, value_of
+from otr_plugin.hosts.mistakes import COMMAND_LINE, ENVIRONMENT, duplicates, in_order_of_lines, no_mapping
+from otr_plugin.hosts.recipe_text import Entry, RecipeText, entries, kept, scalars
 from otr_plugin.hosts.recipes import RecipeError, refuse
 
 LOSS_TYPE = "otr"
@@ -33,12 +33,12 @@ OTHER_LOSSES = {
 
 
 def read_recipe(loss_type: Any, text: RecipeText, environment: Mapping[str, str]) -> OTRConfig | None:
-    """The config that a recipe asks for; None for a recipe without OTR; a RecipeError for anything in between.
+    """Return the config of a recipe with OTR, and None for one without. Anything in between raises a RecipeError.
 
     `environment` is the shell's, with what swift has added to it from the recipe's ENV.
     """
     problems = [*problems_in_text(text), *_misspelt(environment, text)]
-    names = [loss_type] if isinstance(loss_type, str) else list(loss_type or [])
+    names = loss_types(loss_type)
     wrong = [name for name in names if mentions_otr(name) and name != LOSS_TYPE]
     if wrong and not any(word in wrong for word, _ in _loss_types_in(text)):
         problems.append(f"{COMMAND_LINE}: `loss_type: {wrong[0]}`: write `loss_type: otr`")
@@ -62,6 +62,11 @@ def read_recipe(loss_type: Any, text: RecipeText, environment: Mapping[str, str]
     return settings(environment, text)
 
 
+def loss_types(loss_type: Any) -> list[Any]:
+    """The recipe's `loss_type:`, which may be one name, a list, or missing."""
+    return [loss_type] if isinstance(loss_type, str) else list(loss_type or [])
+
+
 def settings(environment: Mapping[str, str], text: RecipeText | None = None) -> OTRConfig:
     """OTR's settings in the environment. Swift turns values under ENV into text."""
     try:
@@ -80,7 +85,7 @@ def set_in_the_shell(environment: Mapping[str, str], text: RecipeText) -> list[s
 
     The shell is the command line of swift's recipes: swift prefers its values.
     """
-    in_file = {name: str(value) for name, value in _variables_in(text).items()}
+    in_file = {name: str(value) for name, value in text.block(BLOCK).items()}
     return [
         f"{name}={environment[name]}"
         for name in VARIABLES.keys() & environment.keys()
@@ -91,8 +96,7 @@ def set_in_the_shell(environment: Mapping[str, str], text: RecipeText) -> list[s
 def problems_in_text(text: RecipeText) -> list[str]:
     """What mentions OTR in the file and would not be read as a person reads it."""
     if not isinstance(text.root, yaml.MappingNode):
-        found = [line for word, line in text.scalars(text.root) if mentions_otr(word)]
-        return [f"{text.place(line)}: the recipe should consist of keys and values: {HOW_TO_ASK}" for line in found[:1]]
+        return no_mapping(text, HOW_TO_ASK)
     top = text.top()
     return in_order_of_lines([*_duplicates(text, top), *_stray_keys(text, top), *_values(text, top)], text)
 
@@ -100,13 +104,10 @@ def problems_in_text(text: RecipeText) -> list[str]:
 def _duplicates(text: RecipeText, top: list[Entry]) -> list[str]:
     blocks = [entry for entry in top if entry.key in (BLOCK, "loss_type")]
     problems = []
-    if any(mentions_otr(word) for entry in blocks for word, _ in text.scalars(entry.value)):
-        for key in dict.fromkeys(entry.key for entry in blocks):
-            problems += differing(text, [entry for entry in blocks if entry.key == key])
+    if any(mentions_otr(word) for entry in blocks for word, _ in scalars(entry.value)):
+        problems += duplicates(text, blocks)
     for block in (entry for entry in blocks if entry.key == BLOCK):
-        inside = entries(block.value)
-        for key in dict.fromkeys(entry.key for entry in inside if begins_with_otr(entry.key)):
-            problems += differing(text, [entry for entry in inside if entry.key == key])
+        problems += duplicates(text, [entry for entry in entries(block.value) if begins_with_otr(entry.key)])
     return problems
 
 
@@ -131,7 +132,7 @@ def _values(text: RecipeText, top: list[Entry]) -> list[str]:
     """`plugins: [otr]`, as other hosts spell it, and other spellings of the loss."""
     problems = []
     for entry in top:
-        for word, line in text.scalars(entry.value):
+        for word, line in scalars(entry.value):
             if not mentions_otr(word):
                 continue
             if is_close_to(entry.key, "losstype") and (entry.key != "loss_type" or word != LOSS_TYPE):
@@ -142,7 +143,7 @@ def _values(text: RecipeText, top: list[Entry]) -> list[str]:
 
 
 def _misspelt(environment: Mapping[str, str], text: RecipeText) -> list[str]:
-    in_file = _variables_in(text)
+    in_file = text.block(BLOCK)
     return [
         f"{ENVIRONMENT}: {name}: {_spelling(name)}"
         for name in sorted(environment)
@@ -152,13 +153,7 @@ def _misspelt(environment: Mapping[str, str], text: RecipeText) -> list[str]:
 
 def _loss_types_in(text: RecipeText) -> list[tuple[str, int]]:
     entry = kept(text.top(), "loss_type")
-    return list(text.scalars(entry.value)) if entry else []
-
-
-def _variables_in(text: RecipeText) -> dict[str, Any]:
-    block = kept(text.top(), BLOCK)
-    value = value_of(block.value) if block else None
-    return {str(key): each for key, each in value.items()} if isinstance(value, dict) else {}
+    return list(scalars(entry.value)) if entry else []
 
 
 def _spelling(name: str) -> str:
@@ -167,6 +162,6 @@ def _spelling(name: str) -> str:
 
 
 def _place(name: str, text: RecipeText | None) -> str:
-    if text is None or name not in _variables_in(text):
+    if text is None or name not in text.block(BLOCK):
         return ENVIRONMENT
     return text.place(text.line_of(BLOCK, name))

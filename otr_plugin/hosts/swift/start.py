@@ -12,14 +12,13 @@ from typing import Any
 
 from otr_plugin.hosts.mentions import reads_as_setting
 from otr_plugin.hosts.patching import adapter, or_else, replace
-from otr_plugin.hosts.recipe_text import RecipeText, value_of
+from otr_plugin.hosts.recipe_text import SUFFIXES, RecipeText
 from otr_plugin.hosts.recipes import RecipeError, refuse
-from otr_plugin.hosts.swift.recipe import BLOCK, IN_MEGATRON, LOSS_TYPE, problems_in_text, read_recipe
+from otr_plugin.hosts.swift.recipe import BLOCK, IN_MEGATRON, LOSS_TYPE, loss_types, problems_in_text, read_recipe
 
 
 def asks_for_otr(args: Any) -> bool:
-    loss_type = getattr(args, "loss_type", None) or []
-    return LOSS_TYPE in ([loss_type] if isinstance(loss_type, str) else loss_type)
+    return LOSS_TYPE in loss_types(getattr(args, "loss_type", None))
 
 
 def patch_command(module: ModuleType) -> None:
@@ -30,7 +29,7 @@ def patch_command(module: ModuleType) -> None:
 
     @functools.wraps(original)
     def parse_yaml_args(argv: list[str]) -> Any:
-        if argv and argv[0].endswith((".yaml", ".yml", ".json")):
+        if argv and argv[0].endswith(SUFFIXES):
             check_file(argv[0], argv[1:])
         return original(argv)
 
@@ -40,13 +39,12 @@ def patch_command(module: ModuleType) -> None:
 def check_file(path: str, options: list[str]) -> None:
     """End the process with a message if OTR would be misread in a recipe."""
     text = RecipeText.read(path)
-    recipe = value_of(text.root) if text.root is not None else {}
-    recipe = recipe if isinstance(recipe, dict) else {}
-    block = recipe.get(BLOCK)
-    in_file = {str(key): str(value) for key, value in block.items()} if isinstance(block, dict) else {}
+    recipe = text.value if isinstance(text.value, dict) else {}
+    in_file = {name: str(value) for name, value in text.block(BLOCK).items()}
     try:
-        refuse(problems_in_text(text))
-        if not any(option.startswith("--loss_type") for option in options):  # else the process that parses it checks
+        if any(option.startswith("--loss_type") for option in options):
+            refuse(problems_in_text(text))  # the process that parses the command line does the rest
+        else:
             read_recipe(recipe.get("loss_type"), text, in_file | os.environ)
     except RecipeError as error:
         raise SystemExit(str(error)) from None

@@ -31,8 +31,8 @@ from otr_plugin.hosts.mistakes import problems_in_arguments, problems_in_text
 from otr_plugin.hosts.patching import is_marked, marked, replace
 from otr_plugin.hosts.recipes import (
     RecipeError,
+    asks_for_otr,
     conflicts,
-    names_otr,
     read_recipe,
     refuse,
     refuse_conflicts,
@@ -40,7 +40,7 @@ from otr_plugin.hosts.recipes import (
 )
 from otr_plugin.hosts.resume import resumed_without_otr
 from otr_plugin.hosts.transformers.adapter import CONNECT, Log, attach_and_announce, changed, require_kernel
-from otr_plugin.hosts.trl.recipe import HOST, OTHER_LOSSES, recipe_in, recipe_text, split_options
+from otr_plugin.hosts.trl.recipe import HOST, OTHER_LOSSES, recipe_text, split_options
 from otr_plugin.metrics import TOKEN_COUNT
 from otr_plugin.model.attach import attached_handle
 from otr_plugin.model.handle import Call, Handle
@@ -61,7 +61,7 @@ def patch_parser(parser_module: ModuleType) -> None:
 
     @functools.wraps(original_defaults)
     def set_defaults_with_config(self: Any, **recipe: Any) -> Any:
-        if SETTINGS_KEY in recipe or names_otr(recipe):
+        if asks_for_otr(recipe):
             recipe = {key: value for key, value in recipe.items() if key not in ("plugins", SETTINGS_KEY)}
         return original_defaults(self, **recipe)
 
@@ -70,10 +70,11 @@ def patch_parser(parser_module: ModuleType) -> None:
         words = list(sys.argv[1:] if args is None else args)
         refuse(problems_in_arguments(words))
         words, overrides = split_options(words)
-        recipe, text = recipe_in(words), recipe_text(words)
-        refuse(problems_in_text(text, HOST))
-        config = read_recipe(HOST, recipe, text, overrides=overrides) if isinstance(recipe, Mapping) else None
-        if config is not None:
+        text = recipe_text(words)
+        recipe, config = text.value, None
+        if not isinstance(recipe, Mapping):
+            refuse(problems_in_text(text, HOST))
+        elif (config := read_recipe(HOST, recipe, text, overrides=overrides)) is not None:
             require_kernel(config)
         parsed = original_parse(self, words, *rest, **options)
         if config is None:

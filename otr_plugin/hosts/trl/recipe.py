@@ -24,16 +24,8 @@ def recipe_path(command_line: Sequence[str]) -> Path | None:
     return Path(command_line[list(command_line).index("--config") + 1])
 
 
-def recipe_in(command_line: Sequence[str]) -> Any:
-    """The parsed recipe that `--config` names; {} without one. TRL reports a file that cannot be read or parsed."""
-    path = recipe_path(command_line)
-    try:
-        return {} if path is None else yaml.safe_load(path.read_text()) or {}
-    except (OSError, ValueError, yaml.YAMLError):
-        return {}
-
-
 def recipe_text(command_line: Sequence[str]) -> RecipeText:
+    """Its text; an empty one without such a file. TRL reports a file that cannot be read or parsed."""
     return RecipeText.read(recipe_path(command_line))
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from otr_plugin.hosts.patching import adapter, or_else, replace
 from otr_plugin.hosts.recipes import asks_for_otr
-from otr_plugin.hosts.trl.recipe import recipe_in
+from otr_plugin.hosts.trl.recipe import recipe_text
 
 
 def _refuse_recipes(module: ModuleType, error: Exception) -> None:
@@ -23,7 +23,7 @@ def _refuse_recipes(module: ModuleType, error: Exception) -> None:
 
     def init(self: Any, *args: Any, **kwargs: Any) -> None:
         original(self, *args, **kwargs)
-        if asks_for_otr(recipe_in(sys.argv)):
+        if asks_for_otr(recipe_text(sys.argv).value):
             raise RuntimeError(f"otr: TRL cannot train with OTR: {error!r}") from error
 
     replace(parser, "__init__", init, "an error for recipes with OTR, as the parser could not be patched")

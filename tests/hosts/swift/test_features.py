@@ -2,14 +2,9 @@
 
 import pytest
 
-from tests.hosts.features import Table
+from tests.hosts.features import fixture_of
 
-
-@pytest.fixture(scope="module")
-def table(tmp_path_factory):
-    table = Table("swift", tmp_path_factory.mktemp("features"))
-    yield table
-    table.twins.close()
+table = fixture_of("swift")
 
 
 @pytest.mark.parametrize(
