@@ -2,7 +2,7 @@
 # `make clean`, or until a file that it depends on changes. `make help` lists the targets.
 PYTHON ?= python3
 NOX := .venv/bin/nox
-SETTINGS := pyproject.toml noxfile.py otr_autoload.pth $(wildcard constraints/*.txt)
+SETTINGS := pyproject.toml noxfile.py otr_autoload.pth $(wildcard locks/*.txt)
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 # The slowest first, so that two at a time end together.
@@ -15,7 +15,7 @@ WITH_ENVIRONMENT := $(filter-out $(IN_AXOLOTLS),$(SESSIONS))
 # Print a session's output when the session has ended, rather than mixed with the other session's. make 3 cannot.
 SYNC := $(if $(filter output-sync,$(.FEATURES)),--output-sync=target)
 
-.PHONY: quickstart features test fuzz docs bench clean help $(SESSIONS:%=test-%)
+.PHONY: quickstart features test fuzz docs bench lock audit clean help $(SESSIONS:%=test-%)
 
 quickstart: .nox/ready-axolotl  ## train a small model in the real Axolotl, by SFT and by OTR, and compare
 	@.nox/axolotl/bin/python -m benchmarks quickstart
@@ -45,16 +45,22 @@ fuzz: $(HOSTS:%=.nox/ready-%)  ## search for recipes that a host reads otherwise
 docs: .nox/ready-docs  ## build the documentation into site/ and check its links
 	$(NOX) -R -s docs
 
-bench: $(NOX)  ## measure the loss's time and memory on this machine's CPU
-	$(NOX) -s bench
+bench: .nox/ready-trl  ## measure the loss's time and memory on this machine's CPU; TRL's fused head is a contender
+	.nox/trl/bin/python -m benchmarks loss
+
+lock: $(NOX)  ## write locks/ after a change of pyproject.toml; versions stay as they are
+	$(NOX) -s lock
+
+audit: $(NOX)  ## look up known vulnerabilities of every locked package; needs the network
+	$(NOX) -s audit
 
 .nox/ready-%: $(SETTINGS) $(NOX)
 	$(NOX) --install-only -s $*
 	touch $@
 
-$(NOX): constraints/core.txt
+$(NOX): locks/nox.txt
 	$(PYTHON) -m venv .venv
-	.venv/bin/python -m pip install --quiet -c constraints/core.txt nox
+	.venv/bin/python -m pip install --quiet --require-hashes --no-deps -r locks/nox.txt
 	touch $@
 
 clean:  ## delete the environments and the built documentation

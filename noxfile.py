@@ -1,10 +1,11 @@
 """The project's test sessions: one for the core, one for each host, and a few more.
 
 Each session has its own virtual environment, because the hosts pin versions that exclude each other. Sessions with
-`venv_backend="none"` run in Axolotl's environment instead. constraints/ pins all versions. Environments are kept
-between runs. Arguments after `--` go to pytest: `nox -s trl -- -k resume`.
+`venv_backend="none"` run in Axolotl's environment instead. locks/ pins every package by version and hash. Environments
+are kept between runs. Arguments after `--` go to pytest: `nox -s trl -- -k resume`.
 """
 
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -45,16 +46,25 @@ TESTS: dict[str, list[str]] = {
 }
 
 
-def install(session: nox.Session, group: str, *more: str, constraints: str) -> None:
-    """Install a dependency group of pyproject.toml, and `more`, at the versions that constraints/ pins."""
-    packages = nox.project.dependency_groups(PYPROJECT, group)
-    session.install("--quiet", "-c", f"constraints/{constraints}.txt", *packages, *more)
+# The environments that hold the plugin; the others hold tools.
+WITH_PLUGIN = ("core", "axolotl", "llamafactory", "trl", "swift")
+
+# What is not among the hashes is not installed. Without isolation, pip builds with the locked build tools.
+LOCKED = ("--quiet", "--require-hashes", "--no-deps", "--no-build-isolation")
 
 
-def install_with_host(session: nox.Session, host: str) -> None:
-    """Install the plugin with the extra of the host's name, and the packages that the host's tests need."""
-    session.log(f"installing {host} and its dependencies; the first time takes some minutes")
-    install(session, host, "-e", f".[{host}]", constraints=host)
+def install(session: nox.Session, name: str) -> None:
+    """Install the packages of locks/NAME.txt and, if its tests need the plugin, the plugin as a link to this folder."""
+    session.log(f"installing locks/{name}.txt; a host takes some minutes the first time")
+    session.install(*LOCKED, "-r", "locks/build.txt")
+    if name in WITH_PLUGIN:
+        session.install(*LOCKED, "-r", "locks/torch.txt")
+        version = "import importlib.metadata; print(importlib.metadata.version('torch'))"
+        if "+cpu" not in (session.run_install("python", "-c", version, silent=True) or "+cpu"):
+            session.install(*LOCKED, "-r", "locks/cuda.txt")
+    session.install(*LOCKED, "-r", f"locks/{name}.txt")
+    if name in WITH_PLUGIN:
+        session.install("--quiet", "--no-deps", "--no-build-isolation", "-e", ".")
 
 
 def skip_before(session: nox.Session, python: tuple[int, int], name: str) -> None:
@@ -79,7 +89,7 @@ def run_in_axolotls_environment(session: nox.Session, tests: list[str]) -> None:
 @nox.session
 def lint(session: nox.Session) -> None:
     """Style and formatting."""
-    install(session, "lint", constraints="core")
+    install(session, "lint")
     session.run("ruff", "check")
     session.run("ruff", "format", "--check")
 
@@ -87,7 +97,7 @@ def lint(session: nox.Session) -> None:
 @nox.session
 def core(session: nox.Session) -> None:
     """Types, and the tests that need no host."""
-    install(session, "core", "-e", ".", constraints="core")
+    install(session, "core")
     session.run("mypy")
     session.run("pytest", *pytest_arguments(session, TESTS["core"]))
 
@@ -95,7 +105,7 @@ def core(session: nox.Session) -> None:
 @nox.session
 def axolotl(session: nox.Session) -> None:
     """The plugin in the real Axolotl."""
-    install_with_host(session, "axolotl")
+    install(session, "axolotl")
     session.run("pytest", *pytest_arguments(session, TESTS["axolotl"]))
 
 
@@ -127,10 +137,8 @@ def packaging(session: nox.Session) -> None:
 def llamafactory(session: nox.Session) -> None:
     """The plugin in the real LLaMA-Factory."""
     skip_before(session, (3, 11), "LLaMA-Factory 0.9.5")
-    install_with_host(session, "llamafactory")
-    # PyPI's torchaudio and torchvision are built for CUDA and fail to import beside a CPU's torch. LLaMA-Factory
-    # imports torchaudio at its start but needs it for speech only, so an empty module takes its place.
-    session.run_install("python", "-m", "pip", "uninstall", "--quiet", "--yes", "torchaudio", "torchvision")
+    install(session, "llamafactory")
+    # LLaMA-Factory imports torchaudio at its start but needs it for speech only, so an empty module takes its place.
     stub = "import pathlib, sysconfig; pathlib.Path(sysconfig.get_path('purelib'), 'torchaudio.py').touch()"
     session.run_install("python", "-c", stub)
     session.run("pytest", *pytest_arguments(session, TESTS["llamafactory"]))
@@ -140,14 +148,14 @@ def llamafactory(session: nox.Session) -> None:
 def trl(session: nox.Session) -> None:
     """The plugin in the real TRL."""
     skip_before(session, (3, 11), "TRL 1.16.0")
-    install_with_host(session, "trl")
+    install(session, "trl")
     session.run("pytest", *pytest_arguments(session, TESTS["trl"]))
 
 
 @nox.session
 def swift(session: nox.Session) -> None:
     """The plugin in the real ms-swift."""
-    install_with_host(session, "swift")
+    install(session, "swift")
     session.run("pytest", *pytest_arguments(session, TESTS["swift"]))
 
 
@@ -155,7 +163,7 @@ def swift(session: nox.Session) -> None:
 def docs(session: nox.Session) -> None:
     """Build the documentation into site/, and check the links, images and anchors of its pages."""
     skip_before(session, (3, 11), "Zensical")
-    install(session, "docs", constraints="docs")
+    install(session, "docs")
     shutil.rmtree("site", ignore_errors=True)  # Zensical keeps pages whose source was deleted
     session.run("zensical", "build", "--strict", "--clean")
     # The option keeps pytest from loading tests/conftest.py, which imports torch.
@@ -171,7 +179,17 @@ def oldest(session: nox.Session) -> None:
 
 
 @nox.session
-def bench(session: nox.Session) -> None:
-    """The loss's benchmark on a CPU, which writes benchmarks/results/loss-cpu.*. It needs TRL's fused head."""
-    install(session, "core", "-e", ".[trl]", constraints="core")
-    session.run("python", "-m", "benchmarks", "loss", *session.posargs)
+def audit(session: nox.Session) -> None:
+    """Look up known vulnerabilities of all locked packages. SECURITY.md explains those that are accepted."""
+    install(session, "audit")
+    accepted = re.findall(r"^\| `([^`]+)` \|", Path("SECURITY.md").read_text(), re.MULTILINE)
+    options = ("--disable-pip", "--require-hashes", "--progress-spinner=off")
+    files = [argument for path in sorted(Path("locks").glob("*.txt")) for argument in ("-r", str(path))]
+    session.run("pip-audit", *options, *(f"--ignore-vuln={name}" for name in accepted), *files, *session.posargs)
+
+
+@nox.session
+def lock(session: nox.Session) -> None:
+    """Write locks/ from pyproject.toml. Versions stay as they are; `-- --upgrade-package trl` changes one."""
+    install(session, "lock")
+    session.run("python", "locks/write.py", *session.posargs)

@@ -1,10 +1,13 @@
 """The import hook that runs at every Python start: what it costs, how it is switched off, and what it patches."""
 
+import json
 import os
 import statistics
 import subprocess
 import sys
+from collections import Counter
 from importlib import import_module
+from pathlib import Path
 from types import ModuleType
 
 import pytest
@@ -221,3 +224,36 @@ def test_undo_keeps_what_another_package_put_on_top(module, monkeypatch, capsys)
     patching.undo("a_host")
     assert module.function is int
     assert "left a_host.function alone: another package has replaced it since" in capsys.readouterr().err
+
+
+# Printed by an audit hook that is added before the `.pth` line runs: what Python itself reports of files, processes,
+# sockets and imports (PEP 578).
+AUDITED = """
+import sys
+seen = []
+def note(event, arguments):
+    name = str(arguments[0]) if arguments and not isinstance(arguments[0], int) else ""
+    seen.append((event, name.split(" at 0x")[0]))  # an object's address differs between processes
+sys.addaudithook(note)
+{line}
+import json, email.message, sqlite3, concurrent.futures, importlib.metadata, unittest.mock
+print(json.dumps(seen))
+"""
+
+
+def events(line: str, **env: str) -> list[list[str]]:
+    """The audit events of a process that runs `line` and then imports modules of the standard library."""
+    compiled = {"PYTHONDONTWRITEBYTECODE": "1", "PYTHONPATH": str(ROOT)}
+    seen: list[list[str]] = json.loads(quiet_python(AUDITED.format(line=line), "-S", **compiled, **env))
+    return seen
+
+
+def test_in_a_process_that_imports_no_host_the_autoload_reads_its_own_module_and_does_nothing_else():
+    """No other file is opened, no process started, no socket opened, nothing written, as Python's audit events show."""
+    more = Counter(map(tuple, events(PTH))) - Counter(map(tuple, events("pass")))
+    imported = {name for event, name in more if event == "import"}
+    read = {name for event, name in more if event in ("open", "os.listdir")}
+    assert imported == {"otr_plugin", "otr_plugin.autoload"}
+    assert read
+    assert all(Path(name).is_relative_to(ROOT) for name in read)
+    assert {event for event, _ in more} <= {"import", "open", "os.listdir", "compile", "exec", "marshal.loads"}

@@ -43,11 +43,11 @@ class Environment:
 
 
 class Builder(Environment):
-    """An environment with the build backend, at the version that constraints/core.txt pins."""
+    """An environment with the build backend, at the version that locks/build.txt pins."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
-        self.pip("install", "--quiet", "-c", ROOT / "constraints" / "core.txt", "hatchling")
+        self.pip("install", "--quiet", "--require-hashes", "--no-deps", "-r", ROOT / "locks" / "build.txt")
 
     def sdist(self, source: Path, out: Path, umask: int = -1) -> Path:
         run(self.python, "-m", "hatchling", "build", "-t", "sdist", "-d", out, folder=source, umask=umask)

@@ -30,7 +30,7 @@ def test_sdist_holds_what_the_build_the_tests_and_the_examples_need(sdist):
     names = names_in(sdist)
     files = {"otr_autoload.pth", "pyproject.toml", "noxfile.py", "Makefile", "README.md", "CHANGELOG.md", "LICENSE"}
     assert files <= names
-    for folder in ("otr_plugin", "tests", "benchmarks", "benchmarks/quickstart", "example_configs", "constraints"):
+    for folder in ("otr_plugin", "tests", "benchmarks", "benchmarks/quickstart", "example_configs", "locks"):
         assert any(name.startswith(f"{folder}/") for name in names), folder
 
 

@@ -26,9 +26,9 @@ TRIED = tried_versions()
 
 
 def pinned(name):
-    """The versions of a package in constraints/, whichever way its name is spelled."""
+    """The versions of a package in locks/, whichever way its name is spelled."""
     line = re.compile(rf"^{name.replace('-', '[-_.]')}==([^;\s]+)", re.IGNORECASE | re.MULTILINE)
-    return {version for path in (ROOT / "constraints").glob("*.txt") for version in line.findall(path.read_text())}
+    return {version for path in (ROOT / "locks").glob("*.txt") for version in line.findall(path.read_text())}
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,82 @@
+"""Writes the lock files in this folder: every package of an environment, with its version and its files' hashes.
+
+    make lock                                        after a change of pyproject.toml
+    .venv/bin/nox -s lock -- --upgrade-package trl   a newer version of one package
+
+uv resolves each environment for all platforms and Python versions at once. A lock file has the packages of the dependency
+group of the same name in pyproject.toml, and of the extra of the same name if there is one. PyTorch has a file of its own,
+and so have the CUDA libraries that its builds for CUDA need: an environment with a build for the CPU leaves them out.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+
+FOLDER = Path(__file__).parent
+PLUGIN = ["pyproject.toml", "--group", "torch"]
+# {environment: the packages' sources, and the oldest Python}
+ENVIRONMENTS = {
+    "build": (["--group", "build"], "3.10"),
+    "nox": (["--group", "nox"], "3.10"),
+    "lint": (["--group", "lint"], "3.10"),
+    "lock": (["--group", "lock"], "3.10"),
+    "audit": (["--group", "audit"], "3.10"),
+    "docs": (["--group", "docs"], "3.11.5"),
+    "core": ([*PLUGIN, "--group", "core"], "3.10"),
+    "axolotl": ([*PLUGIN, "--group", "axolotl", "--extra", "axolotl"], "3.10"),
+    "llamafactory": ([*PLUGIN, "--group", "llamafactory", "--extra", "llamafactory"], "3.11"),
+    "trl": ([*PLUGIN, "--group", "trl", "--extra", "trl"], "3.11"),
+    "swift": ([*PLUGIN, "--group", "swift", "--extra", "swift"], "3.10"),
+}
+CUDA = re.compile(r"nvidia-(?!ml-py)|cuda-")
+# PyTorch's builds for the CPU are not on PyPI.
+CPU_BUILDS = {
+    "torch-2.13.0+cpu-cp311-cp311-manylinux_2_28_x86_64.whl": (
+        "sha256:6746dbcbeb526eb61330b76b41ff1b4eb848951103a892eeb080dfa2b264667b"
+    )
+}
+# PyPI's builds of these need CUDA, and no test needs them.
+LEFT_OUT = ("torchaudio", "torchvision")
+
+
+def name_of(package: str) -> str:
+    return package.split("==")[0]
+
+
+def locked(names: Iterable[str]) -> str:
+    return "".join(path.read_text() for path in (FOLDER / f"{name}.txt" for name in names) if path.exists())
+
+
+def resolve(sources: list[str], python: str, earlier: str, options: list[str]) -> list[str]:
+    """The packages of an environment, each with its marker and hashes; with their earlier versions where possible."""
+    output = "--universal --generate-hashes --no-annotate --no-header".split()
+    with tempfile.NamedTemporaryFile("w+", suffix=".txt") as file:
+        file.write(earlier)
+        file.flush()  # uv keeps the versions that it finds in its output file
+        command = ["uv", "pip", "compile", "--quiet", *sources, "--python-version", python, *output, *options]
+        subprocess.run([*command, "--output-file", file.name], check=True, cwd=FOLDER.parent)
+        return re.findall(r"^\S+==.*(?:\n    .*)*\n", Path(file.name).read_text(), re.MULTILINE)
+
+
+def write(name: str, packages: Iterable[str]) -> None:
+    (FOLDER / f"{name}.txt").write_text("# `make lock` writes this file.\n" + "".join(packages))
+
+
+def main(options: list[str]) -> None:
+    packages = resolve(["--group", "torch"], "3.10", locked(["torch", "cuda"]), options)
+    (torch,) = (package for package in packages if name_of(package) == "torch")
+    write("torch", [torch.rstrip("\n"), *(f" \\\n    --hash={value}" for value in CPU_BUILDS.values()), "\n"])
+    write("cuda", (package for package in packages if CUDA.match(package)))
+    for name, (sources, python) in ENVIRONMENTS.items():
+        packages = resolve(sources, python, locked(["torch", "cuda", name]), options)
+        others = ("torch", *LEFT_OUT)
+        write(name, (p for p in packages if name_of(p) not in others and not CUDA.match(p)))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
