@@ -58,10 +58,11 @@ def install(session: nox.Session, name: str) -> None:
     session.log(f"installing locks/{name}.txt; a host takes some minutes the first time")
     session.install(*LOCKED, "-r", "locks/build.txt")
     if name in WITH_PLUGIN:
-        session.install(*LOCKED, "-r", "locks/torch.txt")
-        version = "import importlib.metadata; print(importlib.metadata.version('torch'))"
-        if "+cpu" not in (session.run_install("python", "-c", version, silent=True) or "+cpu"):
-            session.install(*LOCKED, "-r", "locks/cuda.txt")
+        # Where pip finds a build of PyTorch for the CPU, which PyPI does not have, the CUDA libraries are not needed.
+        session.install(*LOCKED, "-r", "locks/torch-cpu.txt", silent=True, success_codes=[0, 1])
+        version = "import importlib.util as u, importlib.metadata as m; print(u.find_spec('torch') and m.version('torch'))"
+        if "+cpu" not in str(session.run_install("python", "-c", version, silent=True)):
+            session.install(*LOCKED, "-r", "locks/torch.txt", "-r", "locks/cuda.txt")
     session.install(*LOCKED, "-r", f"locks/{name}.txt")
     if name in WITH_PLUGIN:
         session.install("--quiet", "--no-deps", "--no-build-isolation", "-e", ".")

@@ -3,9 +3,9 @@
     make lock                                        after a change of pyproject.toml
     .venv/bin/nox -s lock -- --upgrade-package trl   a newer version of one package
 
-uv resolves each environment for all platforms and Python versions at once. A lock file has the packages of the dependency
-group of the same name in pyproject.toml, and of the extra of the same name if there is one. PyTorch has a file of its own,
-and so have the CUDA libraries that its builds for CUDA need: an environment with a build for the CPU leaves them out.
+uv resolves each environment for all platforms and Python versions at once. A lock file has the packages of the
+dependency group of the same name in pyproject.toml, and of the extra of the same name if there is one. PyTorch has files
+of its own: PyPI's builds, the CUDA libraries that these need, and builds for the CPU, which PyPI does not have.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ ENVIRONMENTS = {
     "swift": ([*PLUGIN, "--group", "swift", "--extra", "swift"], "3.10"),
 }
 CUDA = re.compile(r"nvidia-(?!ml-py)|cuda-")
-# PyTorch's builds for the CPU are not on PyPI.
+# PyTorch's builds for the CPU that somebody has used.
 CPU_BUILDS = {
     "torch-2.13.0+cpu-cp311-cp311-manylinux_2_28_x86_64.whl": (
         "sha256:6746dbcbeb526eb61330b76b41ff1b4eb848951103a892eeb080dfa2b264667b"
@@ -54,7 +54,7 @@ def locked(names: Iterable[str]) -> str:
 
 def resolve(sources: list[str], python: str, earlier: str, options: list[str]) -> list[str]:
     """The packages of an environment, each with its marker and hashes; with their earlier versions where possible."""
-    output = "--universal --generate-hashes --no-annotate --no-header".split()
+    output = ["--universal", "--generate-hashes", "--no-annotate", "--no-header"]
     with tempfile.NamedTemporaryFile("w+", suffix=".txt") as file:
         file.write(earlier)
         file.flush()  # uv keeps the versions that it finds in its output file
@@ -69,8 +69,9 @@ def write(name: str, packages: Iterable[str]) -> None:
 
 def main(options: list[str]) -> None:
     packages = resolve(["--group", "torch"], "3.10", locked(["torch", "cuda"]), options)
-    (torch,) = (package for package in packages if name_of(package) == "torch")
-    write("torch", [torch.rstrip("\n"), *(f" \\\n    --hash={value}" for value in CPU_BUILDS.values()), "\n"])
+    write("torch", (package for package in packages if name_of(package) == "torch"))
+    version = next(iter(CPU_BUILDS)).split("-")[1]
+    write("torch-cpu", [f"torch=={version}", *(f" \\\n    --hash={value}" for value in CPU_BUILDS.values()), "\n"])
     write("cuda", (package for package in packages if CUDA.match(package)))
     for name, (sources, python) in ENVIRONMENTS.items():
         packages = resolve(sources, python, locked(["torch", "cuda", name]), options)

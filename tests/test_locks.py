@@ -42,4 +42,4 @@ def test_every_host_and_what_the_plugin_needs_is_locked(host):
 def test_no_environment_has_pytorch_or_a_cuda_library_of_its_own():
     """They would replace the build that was chosen before: that of PyPI, or one for the CPU."""
     shared = locked("torch") | locked("cuda")
-    assert {path.stem for path in LOCKS if locked(path.stem) & shared} == {"torch", "cuda"}
+    assert {path.stem for path in LOCKS if locked(path.stem) & shared} == {"torch", "torch-cpu", "cuda"}
