@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import nox
+import nox.command
 
 nox.needs_version = ">=2025.2.9"
 nox.options.default_venv_backend = "venv"
@@ -60,8 +61,8 @@ def install(session: nox.Session, name: str) -> None:
     if name in WITH_PLUGIN:
         # Where pip finds a build of PyTorch for the CPU, which PyPI does not have, the CUDA libraries are not needed.
         session.install(*LOCKED, "-r", "locks/torch-cpu.txt", silent=True, success_codes=[0, 1])
-        version = "import importlib.util as u, importlib.metadata as m; print(u.find_spec('torch') and m.version('torch'))"
-        if "+cpu" not in str(session.run_install("python", "-c", version, silent=True)):
+        installed = session.run_install("python", "-m", "pip", "show", "torch", silent=True, success_codes=[0, 1])
+        if "+cpu" not in str(installed):
             session.install(*LOCKED, "-r", "locks/torch.txt", "-r", "locks/cuda.txt")
     session.install(*LOCKED, "-r", f"locks/{name}.txt")
     if name in WITH_PLUGIN:
@@ -184,9 +185,16 @@ def audit(session: nox.Session) -> None:
     """Look up known vulnerabilities of all locked packages. SECURITY.md explains those that are accepted."""
     install(session, "audit")
     accepted = re.findall(r"^\| `([^`]+)` \|", Path("SECURITY.md").read_text(), re.MULTILINE)
-    options = ("--disable-pip", "--require-hashes", "--progress-spinner=off")
-    files = [argument for path in sorted(Path("locks").glob("*.txt")) for argument in ("-r", str(path))]
-    session.run("pip-audit", *options, *(f"--ignore-vuln={name}" for name in accepted), *files, *session.posargs)
+    options = ["--disable-pip", "--require-hashes", "--progress-spinner=off", *session.posargs]
+    options += [f"--ignore-vuln={name}" for name in accepted]
+    vulnerable = []
+    for lock_file in sorted(Path("locks").glob("*.txt")):  # one at a time, because they have different versions
+        try:
+            session.run("pip-audit", *options, "-r", str(lock_file))
+        except nox.command.CommandFailed:
+            vulnerable.append(lock_file.name)
+    if vulnerable:
+        session.error(f"findings in {', '.join(vulnerable)}: upgrade the packages, or explain them in SECURITY.md")
 
 
 @nox.session

@@ -4,8 +4,8 @@
     .venv/bin/nox -s lock -- --upgrade-package trl   a newer version of one package
 
 uv resolves each environment for all platforms and Python versions at once. A lock file has the packages of the
-dependency group of the same name in pyproject.toml, and of the extra of the same name if there is one. PyTorch has files
-of its own: PyPI's builds, the CUDA libraries that these need, and builds for the CPU, which PyPI does not have.
+dependency group of the same name in pyproject.toml, and of the extra of the same name if there is one. PyTorch has
+files of its own: PyPI's builds, the CUDA libraries that these need, and builds for the CPU, which PyPI does not have.
 """
 
 from __future__ import annotations

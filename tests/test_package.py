@@ -1,5 +1,6 @@
 """What importing the package costs, its public names, and the benchmarks that need no host."""
 
+import ast
 import importlib.util
 import json
 import subprocess
@@ -116,3 +117,34 @@ def test_all_contenders_compute_the_same_function():
     by_hand, sampled, exact = (gradients[n][1] for n in ("OTR by hand, whole logits", "ours: sampled", "ours: exact"))
     for estimate in (by_hand, sampled):
         assert torch.nn.functional.cosine_similarity(estimate.flatten(), exact.flatten(), dim=0) > 0.8
+
+
+FORBIDDEN_MODULES = {
+    *("asyncio", "ctypes", "ftplib", "http", "marshal", "multiprocessing", "pickle", "requests", "shelve", "shutil"),
+    *("smtplib", "socket", "socketserver", "ssl", "subprocess", "tempfile", "urllib", "urllib3", "webbrowser"),
+}
+WRITERS = {"hosts/axolotl/adapter.py": {"write_text"}}  # adds OTR's settings to the model card that Axolotl wrote
+FORBIDDEN_CALLS = {"eval", "exec", "open", "__import__", "system", "popen", "write_text", "write_bytes", "unlink"}
+
+
+PACKAGE = ROOT / "otr_plugin"
+MODULES = sorted(path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*.py"))
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_the_package_opens_no_connection_starts_no_process_and_writes_no_file(module):
+    """What SECURITY.md promises. Code that is executed from text, or unpickled, could do anything."""
+    tree = ast.parse((PACKAGE / module).read_text())
+    imported, called, loaders = set(), set(), set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            imported |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            imported.add(str(node.module).split(".")[0])
+        elif isinstance(node, ast.Call):
+            called.add(getattr(node.func, "id", None) or getattr(node.func, "attr", None))
+        elif isinstance(node, ast.Attribute) and "oader" in node.attr:
+            loaders.add(node.attr)
+    assert not imported & FORBIDDEN_MODULES
+    assert called & FORBIDDEN_CALLS == WRITERS.get(module, set())
+    assert all("Safe" in name for name in loaders if name.endswith("Loader"))
