@@ -4,7 +4,7 @@ This package computes with tensors and imports no model and no host. The calls g
 
     otr_loss               checks (checks.py), names the metrics
     chunked.LinearLoss     the matrix products and the loop over chunks of positions (chunk size: memory_plan.py; random
-                           numbers for the draws: uniforms.py)
+                           numbers for the draws: uniforms.py; a slice of the vocabulary: vocabulary.py)
     dispatch.choose_kernel selects the kernel that computes one chunk
     compute_chunk          logits of one chunk -> loss, metrics and gradient: torch_kernel.py or triton/launch.py
 
@@ -22,6 +22,7 @@ from otr_plugin.config import OTRConfig
 from otr_plugin.loss import checks
 from otr_plugin.loss.chunked import LinearLoss, Problem
 from otr_plugin.loss.uniforms import Uniforms
+from otr_plugin.loss.vocabulary import WHOLE, VocabularySlice
 from otr_plugin.metrics import DRAW_METRICS, ROW_METRICS, TOKEN_COUNT
 
 __all__ = ["OTROutput", "otr_loss"]
@@ -51,6 +52,7 @@ def otr_loss(
     generator: torch.Generator | None = None,
     logit_scale: float = 1.0,
     softcap: float | None = None,
+    vocabulary_slice: VocabularySlice | None = None,
 ) -> OTROutput:
     """The One-Token Rollout loss of a language-model head, from hidden states, without storing all logits.
 
@@ -82,6 +84,9 @@ def otr_loss(
         generator: the source of the uniforms, on hidden's type of device; by default torch's global generator.
         logit_scale: factor of the logits; by default 1.
         softcap: bound of the logits, applied after logit_scale as in the code above; by default none.
+        vocabulary_slice: with tensor parallelism, which tokens the rows of weight and bias are. All processes of the
+            group call the function alike, and each has the whole loss, metrics and gradient of hidden, and its own
+            rows of the gradients of weight and bias. PyTorch's kernel computes it.
 
     Returns:
         OTROutput(loss, metrics). The loss has a gradient for hidden, weight and bias, as far as they require one.
@@ -92,7 +97,9 @@ def otr_loss(
             reading them would wait for the device; there a label out of range makes the loss NaN.
     """
     config = OTRConfig() if config is None else config
-    checks.check(hidden, weight, labels, config, bias, num_items, uniforms, generator, logit_scale, softcap)
+    checks.check(
+        hidden, weight, labels, config, bias, num_items, uniforms, generator, logit_scale, softcap, vocabulary_slice
+    )
     numbers: Tensor | Uniforms | None = uniforms if config.draws else None
     if config.draws and uniforms is None:
         numbers = Uniforms(len(hidden), config.samples, hidden.device, generator)
@@ -106,6 +113,7 @@ def otr_loss(
         softcap=softcap,
         dtype=_gemm_dtype(hidden),
         with_grad=torch.is_grad_enabled(),
+        tokens=vocabulary_slice or WHOLE,
     )
     # Every dtype is chosen explicitly from here on; autocast would change those of the GEMMs a second time.
     with torch.autocast(hidden.device.type, enabled=False):

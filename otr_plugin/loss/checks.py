@@ -15,6 +15,7 @@ from torch import Tensor
 
 from otr_plugin.config import OTRConfig
 from otr_plugin.loss.dispatch import why_not_triton
+from otr_plugin.loss.vocabulary import VocabularySlice
 
 IGNORE_INDEX = -100  # the label of a position that is not trained, as in torch.nn.functional.cross_entropy
 FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
@@ -31,11 +32,14 @@ def check(
     generator: torch.Generator | None,
     logit_scale: float,
     softcap: float | None,
+    vocabulary_slice: VocabularySlice | None = None,
 ) -> None:
     """Raise a ValueError for the first argument of otr_loss that is wrong."""
     if not isinstance(config, OTRConfig):
         _refuse("config", "an OTRConfig", f"{type(config).__name__}; write OTRConfig(**settings)")
-    _check_tensors(hidden, weight, labels, bias)
+    _check_tensors(hidden, weight, labels, bias, vocabulary_slice)
+    if config.kernel == "triton" and vocabulary_slice is not None:
+        _refuse("kernel", "auto or torch", "triton, which computes no slice of a vocabulary")
     if config.kernel == "triton" and (reason := why_not_triton(hidden.device, hidden.dtype)):
         _refuse("kernel", "auto or torch", f"triton, which cannot be used here: {reason}")
     _check_number("logit_scale", logit_scale, "a finite number other than 0", lambda x: x != 0)
@@ -48,7 +52,7 @@ def check(
             value = num_items.item() if isinstance(num_items, Tensor) else num_items
             _check_number("num_items", value, "a finite number > 0", lambda x: x > 0)
     if labels.device.type == "cpu":
-        _check_label_values(labels, len(weight))
+        _check_label_values(labels, len(weight) if vocabulary_slice is None else vocabulary_slice.total)
     if config.draws and uniforms is not None:
         _check_uniforms(uniforms, hidden, config.samples)
     if config.draws and generator is not None and generator.device.type != hidden.device.type:
@@ -65,7 +69,9 @@ def _check_number(name: str, value: object, expected: str, allowed: Callable[[fl
         _refuse(name, expected, repr(value))
 
 
-def _check_tensors(hidden: Tensor, weight: Tensor, labels: Tensor, bias: Tensor | None) -> None:
+def _check_tensors(
+    hidden: Tensor, weight: Tensor, labels: Tensor, bias: Tensor | None, vocabulary_slice: VocabularySlice | None
+) -> None:
     tensors = {"hidden": hidden, "weight": weight, "labels": labels}
     if bias is not None:
         tensors["bias"] = bias
@@ -74,7 +80,8 @@ def _check_tensors(hidden: Tensor, weight: Tensor, labels: Tensor, bias: Tensor 
             _refuse(name, "a torch.Tensor", type(tensor).__name__)
     if hidden.dim() != 2:
         _refuse("hidden", "shape [N, D] (pass hidden.flatten(0, -2))", _shape(hidden))
-    if weight.dim() != 2 or len(weight) == 0 or weight.shape[1] != hidden.shape[1]:
+    may_be_empty = vocabulary_slice is not None  # of a small vocabulary, the last processes may have nothing
+    if weight.dim() != 2 or (len(weight) == 0 and not may_be_empty) or weight.shape[1] != hidden.shape[1]:
         _refuse(
             "weight",
             f"shape [V, {hidden.shape[1]}] with V >= 1, because hidden has shape {_shape(hidden)}",

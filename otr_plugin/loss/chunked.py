@@ -21,6 +21,7 @@ from otr_plugin.loss import memory_plan, torch_kernel
 from otr_plugin.loss.checks import IGNORE_INDEX
 from otr_plugin.loss.dispatch import choose_kernel
 from otr_plugin.loss.uniforms import Uniforms
+from otr_plugin.loss.vocabulary import Vocabulary
 from otr_plugin.metrics import ROW_METRICS
 
 BYTES_PER_DRAW = 32  # at most, in a chunk: a number, copies of it, and its place among the sorted ones
@@ -38,6 +39,7 @@ class Problem:
     softcap: float | None
     dtype: torch.dtype  # of the matrix products and the logits
     with_grad: bool  # forward itself runs with gradients disabled and cannot find this out
+    tokens: Vocabulary  # which tokens the rows of the weight are
 
 
 class LinearLoss(torch.autograd.Function):
@@ -52,7 +54,7 @@ class LinearLoss(torch.autograd.Function):
         labels: Tensor,
         problem: Problem,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        config, dtype = problem.config, problem.dtype
+        config, dtype, tokens = problem.config, problem.dtype, problem.tokens
         gemm_weight = weight.to(dtype)
         gemm_bias = None if bias is None else bias.to(dtype)
         needs_grad = [needed and problem.with_grad for needed in ctx.needs_input_grad[:3]]
@@ -64,16 +66,16 @@ class LinearLoss(torch.autograd.Function):
         trained = trained_on_cpu.to(labels.device, non_blocking=True)
         count, vocabulary = len(trained), len(weight)
         all_trained = count == len(labels)
-        kernel = choose_kernel(config.kernel, hidden.device, dtype)
+        kernel = choose_kernel(config.kernel, hidden.device, dtype, tokens)
         budget = memory_plan.budget(hidden.device)
         # With more draws than tokens, the draws decide: their numbers, copies and sorted copies are of a chunk's size.
         row_bytes = max(vocabulary * dtype.itemsize, BYTES_PER_DRAW * config.samples if config.draws else 0)
         size = memory_plan.chunk_size(count, row_bytes, config.chunk_tokens, budget)
         # For copies of the chunk's rows of hidden and of their gradient, and for what sampling allocates per draw.
         temporary_bytes = 4 * dtype.itemsize * hidden.shape[1] + BYTES_PER_DRAW * config.samples
-        width = torch_kernel.padded(vocabulary)
+        width = torch_kernel.padded(tokens.columns(vocabulary))
         buffer = memory_plan.buffer(hidden, min(size, count), width, dtype, temporary_bytes)
-        size = max(1, len(buffer))
+        size = tokens.agree(max(1, len(buffer)))
         row_metrics = hidden.new_empty(count, len(ROW_METRICS), dtype=torch_kernel.precise(dtype))
         for start in range(0, count, size):
             chunk = slice(start, start + size)
@@ -99,6 +101,7 @@ class LinearLoss(torch.autograd.Function):
             # From here on, logits holds their gradient.
             gradients.add(positions, logits, rows, gemm_weight)
 
+        tokens.add_up(gradients.hidden)
         if isinstance(problem.uniforms, Uniforms):
             problem.uniforms.finish()
         sums = row_metrics.sum(0)

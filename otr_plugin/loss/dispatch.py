@@ -17,18 +17,27 @@ import torch
 
 from otr_plugin.config import OTRConfig, not_implemented
 from otr_plugin.loss import torch_kernel
+from otr_plugin.loss.vocabulary import Vocabulary, VocabularySlice
 from otr_plugin.metrics import ROW_METRICS
 
 ChunkKernel = Callable[..., None]  # the contract is the docstring of torch_kernel.compute_chunk
 GPUS = ("cuda", "xpu")  # PyTorch calls ROCm devices cuda, too
 
 
-def choose_kernel(name: Literal["auto", "torch", "triton"], device: torch.device, dtype: torch.dtype) -> ChunkKernel:
-    """The kernel for the setting `kernel`, for logits of this dtype on this device.
+def choose_kernel(
+    name: Literal["auto", "torch", "triton"],
+    device: torch.device,
+    dtype: torch.dtype,
+    tokens: Vocabulary | None = None,
+) -> ChunkKernel:
+    """The kernel for the setting `kernel`, for logits of this dtype, and of these tokens, on this device.
 
+    Triton's kernel reads whole rows: for a slice of the vocabulary, PyTorch's kernel is selected.
     "auto" selects Triton's kernel on a GPU where it works; on other GPUs it warns once and selects PyTorch's. For
     "triton" the caller has made sure, by why_not_triton, that Triton works.
     """
+    if isinstance(tokens, VocabularySlice):
+        return functools.partial(torch_kernel.compute_chunk, tokens=tokens)
     match name:
         case "torch":
             return torch_kernel.compute_chunk

@@ -9,11 +9,14 @@ import torch
 from torch import Tensor
 
 from otr_plugin.config import OTRConfig
+from otr_plugin.loss.vocabulary import WHOLE, Place, Vocabulary
 
 TILE = 64  # tokens in a tile; draw finds the tile of a draw before it finds the token
 
 
-def draw(q: Tensor, label: Tensor, q_label: Tensor, uniforms: Tensor) -> tuple[Tensor, Tensor]:
+def draw(
+    q: Tensor, label: Place, q_label: Tensor, uniforms: Tensor, tokens: Vocabulary = WHOLE
+) -> tuple[Place, Tensor]:
     """The token that each uniform picks.
 
     A uniform u picks the label if u < q_label. Otherwise it picks the first other token in vocabulary order at which
@@ -21,12 +24,13 @@ def draw(q: Tensor, label: Tensor, q_label: Tensor, uniforms: Tensor) -> tuple[T
 
     Args:
         q: [R, tiles * TILE], the probabilities of the tokens up to a factor per row; 0 at the label and in the padding.
-        label: [R, 1].
-        q_label: [R, 1], the label's probability, with the same factor as q.
+        label: the label's place, [R, 1].
+        q_label: [R, 1], the label's probability, with the same factor as q; 0 if the label is in another slice.
         uniforms: [R, K], in [0, 1).
+        tokens: which tokens the columns of q are.
 
     Returns:
-        The tokens [R, K], and whether they are the label [R, K].
+        The places of the tokens [R, K], and whether they are the label [R, K].
 
     In float32, one running sum over a large vocabulary would round away the probabilities of rare tokens. So each
     draw first finds its tile by a running sum over the tiles, in float64, and then its token by a running sum within
@@ -35,12 +39,18 @@ def draw(q: Tensor, label: Tensor, q_label: Tensor, uniforms: Tensor) -> tuple[T
     width = TILE if q.shape[1] > uniforms.shape[1] * TILE else 1
     tiles = q.view(len(q), -1, width)
     tile_ends = tiles.sum(-1).cumsum(-1, dtype=torch.float64)
-    others = tile_ends[:, -1:]
+    mass = tile_ends[:, -1:]
+    begin, end, others = tokens.intervals(mass)
+    (q_label,) = tokens.sum(q_label)
     # The place of the draw in the running sum over the other tokens; if it is negative, the label is drawn.
     rest = uniforms.double() * (others + q_label) - q_label
     is_label = (rest < 0) | (others == 0)
     # Keep rest below the total, so that rounding cannot move a draw behind the last tile that has mass.
     rest = torch.minimum(rest.clamp_(min=0), others * (1 - 2**-52))
+    is_here = None
+    if label.is_here is not None:
+        is_here = torch.where(is_label, label.is_here, (rest >= begin) & (rest < end))
+        rest = torch.minimum((rest - begin).clamp_(min=0), mass * (1 - 2**-52))
     tile = torch.searchsorted(tile_ends, rest, right=True).clamp_(max=tiles.shape[1] - 1)
     token = tile
     if width > 1:
@@ -52,17 +62,20 @@ def draw(q: Tensor, label: Tensor, q_label: Tensor, uniforms: Tensor) -> tuple[T
         # Rounding may move rest behind the last token of the tile that has mass; that token is then the draw.
         last = (running < running[:, -1:]).sum(-1)
         token = tile * width + torch.minimum(place, last).view_as(tile)
-    return torch.where(is_label, label, token), is_label
+    column = torch.where(is_label, label.column, token)
+    if is_here is not None:
+        column = column.where(is_here, q.shape[1] - 1)  # the last column is no token's
+    return Place(column, is_here), is_label
 
 
-def draw_threshold(x: Tensor, config: OTRConfig) -> Tensor | None:
+def draw_threshold(x: Tensor, config: OTRConfig, tokens: Vocabulary = WHOLE) -> Tensor | None:
     """The logit [R, 1] below which no token can be drawn (top_k, top_p), for logits x [R, V]; None for no limit."""
     threshold = None
     if config.top_k is not None:
-        threshold = largest_reaching(x, torch.ones_like(x), config.top_k)
+        threshold = largest_reaching(x, torch.ones_like(x), config.top_k, tokens)
     if config.top_p < 1:
-        mass = (x / config.temperature).softmax(-1)
-        nucleus = largest_reaching(x, mass, top_p_target(config.top_p, x.dtype))
+        mass = tokens.probabilities(x / config.temperature)
+        nucleus = largest_reaching(x, mass, top_p_target(config.top_p, x.dtype), tokens)
         threshold = nucleus if threshold is None else torch.maximum(threshold, nucleus)
     return threshold
 
@@ -72,16 +85,18 @@ def top_p_target(top_p: float, dtype: torch.dtype) -> float:
     return top_p * (1 - 8 * torch.finfo(dtype).eps)
 
 
-def largest_reaching(x: Tensor, mass: Tensor, target: float) -> Tensor:
+def largest_reaching(x: Tensor, mass: Tensor, target: float, tokens: Vocabulary = WHOLE) -> Tensor:
     """The largest t [R, 1] for which the mass of all tokens with x >= t reaches target; x's minimum if none does.
 
     The result is exact. It comes from a bisection over all floating-point numbers of x's dtype, which takes a fixed
     number of passes over x, sorts nothing, and does not make the CPU wait for the device.
     """
-    low, high = _to_ordinal(x.amin(-1, keepdim=True)), _to_ordinal(x.amax(-1, keepdim=True)) + 1
+    low = _to_ordinal(tokens.smallest(x.amin(-1, keepdim=True)))
+    high = _to_ordinal(-tokens.smallest(-x.amax(-1, keepdim=True))) + 1
     for _ in range(8 * x.itemsize):
         middle = (low & high) + ((low ^ high) >> 1)  # (low + high) // 2, without overflow
-        reached = mass.where(x >= _from_ordinal(middle, x.dtype), 0).sum(-1, keepdim=True) >= target
+        (above,) = tokens.sum(mass.where(x >= _from_ordinal(middle, x.dtype), 0).sum(-1, keepdim=True))
+        reached = above >= target
         low, high = torch.where(reached, middle, low), torch.where(reached, high, middle)
     return _from_ordinal(low, x.dtype)
 

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from otr_plugin.config import OTRConfig, not_implemented
 from otr_plugin.loss.sampling import TILE, draw, draw_threshold
+from otr_plugin.loss.vocabulary import WHOLE, Place, Vocabulary
 from otr_plugin.metrics import DRAW_METRICS, ROW_METRICS
 
 # The number of logits, or of draws, in a block. On a CPU, a block and its scratch memory are 16 MB, which fit a shared
@@ -53,6 +54,7 @@ def compute_chunk(
     logit_scale: float,
     softcap: float | None,
     with_grad: bool,
+    tokens: Vocabulary = WHOLE,
 ) -> None:
     """Compute the metrics and the gradient of one chunk of positions. This is the contract of every chunk kernel.
 
@@ -74,6 +76,9 @@ def compute_chunk(
         vocabulary: V.
         logit_scale, softcap: as for otr_loss.
         with_grad: whether to compute the gradient.
+        tokens: which tokens the columns are. With a slice of the vocabulary, V is the number of tokens that are
+            here, and a row needs one column more; all processes of the group call the kernel with the same rows.
+            Only this kernel takes slices.
 
     NaN marks a wrong row and stays in it: all metrics and the gradient of a row are NaN if one of its logits is NaN or
     +inf, if all are -inf, or if its label is outside the vocabulary. Such a label reads no memory out of bounds; on a
@@ -87,18 +92,19 @@ def compute_chunk(
     for start in range(0, len(logits), step):
         block = slice(start, start + step)
         label = labels[block].long().unsqueeze(1)
-        is_valid = (label >= 0) & (label < vocabulary)
+        is_valid = (label >= 0) & (label < tokens.size(vocabulary))
         label = label.where(is_valid, 0)
+        place = tokens.place(label, vocabulary)
         scratch = _Scratch(*all_scratch[:, : len(label)])
 
         x, softcap_slope = _final_logits(logits[block], scratch, vocabulary, logit_scale, softcap)
-        threshold = draw_threshold(x, config) if config.has_rollout else None
+        threshold = draw_threshold(x, config, tokens) if config.has_rollout else None
         excluded = None if threshold is None else x < threshold
-        policy = _policy(x, label, scratch)
+        policy = _policy(x, label, place, tokens, scratch)
         is_valid &= ~policy.log_z.isnan()  # the draws of a row with NaN would be counted, and its largest logit found
         match config.objective:
             case "otr":
-                term = _rollout(policy, label, excluded, None if uniforms is None else uniforms[block], config, scratch)
+                term = _rollout(policy, excluded, None if uniforms is None else uniforms[block], config, scratch)
             case "dft":
                 term = _weighted_nll(policy, policy.label_prob)
             case "sft":
@@ -118,7 +124,7 @@ def compute_chunk(
             p_factor = (term.p_factor + config.nll_weight).where(is_valid, math.nan)
             torch.mul(policy.p, p_factor / policy.p_sum, out=out)
             term.subtract_draws(out)
-            out.scatter_add_(1, label, -(term.at_label + config.nll_weight))
+            out.scatter_add_(1, place.column, -(term.at_label + config.nll_weight))
             if softcap_slope is not None:
                 out.mul_(softcap_slope)
             if logit_scale != 1:
@@ -139,6 +145,8 @@ class _Scratch(NamedTuple):
 class _Policy(NamedTuple):
     """p = softmax(x) of one block, and the values that follow from p and the label. One number per row is [R, 1]."""
 
+    tokens: Vocabulary  # which tokens the columns of x and p are
+    label: Place
     x: Tensor  # the logits minus the row's largest, clamped to finite values
     p: Tensor  # sums to p_sum, not to 1: torch.softmax sums long rows less exactly than torch.sum does
     p_sum: Tensor
@@ -159,14 +167,14 @@ class _Term(NamedTuple):
     p_factor: Tensor
     at_label: Tensor
     metrics: dict[str, Tensor]
-    sparse: tuple[Tensor, Tensor] | None = None  # tokens [R, K] and their values [R, K], equal for equal tokens
+    sparse: tuple[Tensor, Tensor] | None = None  # columns [R, K] and their values [R, K], equal for equal columns
     dense: tuple[Tensor, Tensor] | None = None  # q [R, padded(V)] and its factor
 
     def subtract_draws(self, gradient: Tensor) -> None:
         """Subtract the part of the drawn tokens in place."""
         if self.sparse is not None:
-            tokens, values = self.sparse
-            gradient.scatter_(1, tokens, gradient.gather(1, tokens) - values)
+            columns, values = self.sparse
+            gradient.scatter_(1, columns, gradient.gather(1, columns) - values)
         if self.dense is not None:
             gradient.addcmul_(*self.dense, value=-1)
 
@@ -190,55 +198,46 @@ def _final_logits(
     return x, slope
 
 
-def _policy(x: Tensor, label: Tensor, scratch: _Scratch) -> _Policy:
-    largest, argmax = _row_max(x)
-    label_x = x.gather(1, label) - largest
+def _policy(x: Tensor, label: Tensor, place: Place, tokens: Vocabulary, scratch: _Scratch) -> _Policy:
+    largest, argmax = tokens.largest(*_row_max(x))
+    x = x.sub_(largest)
+    label_x = place.of(x)
     # Clamp -inf, the logit of an excluded token, because 0 * -inf would put NaN into the sums of p * x.
-    x = x.sub_(largest).clamp_(min=torch.finfo(x.dtype).min)
-    p = _softmax(x, out=scratch.p)
-    p_sum = p.sum(-1, keepdim=True)
-    log_z = p_sum.log() - p.gather(1, argmax).log()
+    x = x.clamp_(min=torch.finfo(x.dtype).min)
+    p = tokens.softmax(x, out=scratch.p)
+    p_sum, p_label, label_x, product = tokens.sum(
+        p.sum(-1, keepdim=True), place.of(p), label_x, _sum_of_product(p, x, scratch)
+    )
+    log_z = p_sum.log() - tokens.softmax_of_largest(p, argmax).log()
     nll = log_z - label_x
-    label_prob = p.gather(1, label) / p_sum
+    label_prob = p_label / p_sum
     metrics = {
         "nll": nll,
         "label_prob": label_prob,
         "accuracy": (argmax == label).to(x.dtype),
-        "entropy": log_z - _sum_of_product(p, x, scratch) / p_sum,
+        "entropy": log_z - product / p_sum,
     }
-    return _Policy(x, p, p_sum, log_z, nll, label_prob, metrics)
+    return _Policy(tokens, place, x, p, p_sum, log_z, nll, label_prob, metrics)
 
 
 def _rollout(
-    policy: _Policy,
-    label: Tensor,
-    excluded: Tensor | None,
-    uniforms: Tensor | None,
-    config: OTRConfig,
-    scratch: _Scratch,
+    policy: _Policy, excluded: Tensor | None, uniforms: Tensor | None, config: OTRConfig, scratch: _Scratch
 ) -> _Term:
     """`objective: otr`. `excluded` marks the tokens that cannot be drawn."""
     match config.estimator:
         case "sampled":
             assert uniforms is not None
-            return _sampled(policy, label, excluded, uniforms, config, scratch)
+            return _sampled(policy, excluded, uniforms, config, scratch)
         case "exact":
-            return _exact(policy, label, excluded, config, scratch)
+            return _exact(policy, excluded, config, scratch)
         case _:
             raise not_implemented(__name__, "estimator", config.estimator, ("sampled", "exact"))
 
 
-def _sampled(
-    policy: _Policy,
-    label: Tensor,
-    excluded: Tensor | None,
-    uniforms: Tensor,
-    config: OTRConfig,
-    scratch: _Scratch,
-) -> _Term:
-    q = _rollout_distribution(policy.x, excluded, config, scratch)
-    q_label = q.gather(1, label)
-    tokens, is_label = draw(q.scatter_(1, label, 0), label, q_label, uniforms)
+def _sampled(policy: _Policy, excluded: Tensor | None, uniforms: Tensor, config: OTRConfig, scratch: _Scratch) -> _Term:
+    q = _rollout_distribution(policy, excluded, config, scratch)
+    q_label = policy.label.of(q)
+    drawn, is_label = draw(q.scatter_(1, policy.label.column, 0), policy.label, q_label, uniforms, policy.tokens)
 
     hit = is_label.to(q.dtype)
     reward = config.beta + (1 - config.beta) * hit
@@ -246,13 +245,16 @@ def _sampled(
     mean_reward = config.beta + (1 - config.beta) * hit_rate
     baseline = _baseline(config, mean_reward)
     advantage = reward - baseline
-    log_p = policy.x.gather(1, tokens) - policy.log_z
+    log_p = drawn.keep(policy.x.gather(1, drawn.column) - policy.log_z)
+    (objective,) = policy.tokens.sum(-(advantage * log_p).mean(-1, keepdim=True))
 
     # Reuse q's memory for the number of draws per token, and read it at every draw. Draws of the same token then carry
     # the same value, so the order in which subtract_draws writes them is irrelevant.
-    count = q.scatter_(1, tokens, 0).scatter_add_(1, tokens, torch.ones_like(reward)).gather(1, tokens)
+    count = (
+        q.scatter_(1, drawn.column, 0).scatter_add_(1, drawn.column, torch.ones_like(reward)).gather(1, drawn.column)
+    )
     return _Term(
-        objective=-(advantage * log_p).mean(-1, keepdim=True),
+        objective=objective,
         p_factor=mean_reward - baseline,
         at_label=torch.zeros_like(hit_rate),
         metrics={
@@ -260,19 +262,21 @@ def _sampled(
             "hit_rate": hit_rate,
             "unsampled": (hit_rate == 0).to(q.dtype),
         },
-        sparse=(tokens, advantage * count / config.samples),
+        sparse=(drawn.column, advantage * count / config.samples),
     )
 
 
-def _exact(policy: _Policy, label: Tensor, excluded: Tensor | None, config: OTRConfig, scratch: _Scratch) -> _Term:
-    q = _rollout_distribution(policy.x, excluded, config, scratch)
-    q_sum = q.sum(-1, keepdim=True)
-    q_label = q.gather(1, label) / q_sum
+def _exact(policy: _Policy, excluded: Tensor | None, config: OTRConfig, scratch: _Scratch) -> _Term:
+    q = _rollout_distribution(policy, excluded, config, scratch)
+    q_sum, q_at_label, product = policy.tokens.sum(
+        q.sum(-1, keepdim=True), policy.label.of(q), _sum_of_product(q, policy.x, scratch)
+    )
+    q_label = q_at_label / q_sum
     mean_reward = config.beta + (1 - config.beta) * q_label
     baseline = _baseline(config, mean_reward)
     other_advantage = config.beta - baseline  # of every token but the label
     at_label = (1 - config.beta) * q_label
-    cross_entropy = policy.log_z - _sum_of_product(q, policy.x, scratch) / q_sum
+    cross_entropy = policy.log_z - product / q_sum
     return _Term(
         objective=torch.where(q_label != 0, at_label * policy.nll, 0) + other_advantage * cross_entropy,
         p_factor=mean_reward - baseline,
@@ -306,18 +310,12 @@ def _baseline(config: OTRConfig, mean_reward: Tensor) -> Tensor:
             raise not_implemented(__name__, "baseline", config.baseline, ("none", "mean"))
 
 
-def _softmax(x: Tensor, out: Tensor) -> Tensor:
-    # Not torch.softmax: ms-swift's optimiser muonclip replaces it to see the attention's logits.
-    result: Tensor = torch.ops.aten.softmax.int_out(x, -1, out=out)
-    return result
-
-
-def _rollout_distribution(x: Tensor, excluded: Tensor | None, config: OTRConfig, scratch: _Scratch) -> Tensor:
-    """q = softmax(x / kappa) over the tokens that can be drawn."""
-    scaled = torch.mul(x, 1 / config.temperature, out=scratch.product)
+def _rollout_distribution(policy: _Policy, excluded: Tensor | None, config: OTRConfig, scratch: _Scratch) -> Tensor:
+    """q = softmax(x / kappa) over the tokens that can be drawn, up to a factor for each row."""
+    scaled = torch.mul(policy.x, 1 / config.temperature, out=scratch.product)
     if excluded is not None:
         scaled.masked_fill_(excluded, -math.inf)
-    return _softmax(scaled, out=scratch.q)
+    return policy.tokens.softmax(scaled, out=scratch.q)
 
 
 def _sum_of_product(a: Tensor, b: Tensor, scratch: _Scratch) -> Tensor:

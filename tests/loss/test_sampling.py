@@ -6,6 +6,7 @@ import torch
 from otr_plugin import OTRConfig, otr_loss
 from otr_plugin.loss.reference import count_draws, rollout_distribution
 from otr_plugin.loss.sampling import TILE, draw, draw_threshold, largest_reaching
+from otr_plugin.loss.vocabulary import Place
 
 from .problems import problem
 
@@ -14,7 +15,8 @@ def draw_counts(q, label, uniforms):
     """How often `draw` draws each token, [R, V]. It takes padded rows, and the label's probability separately."""
     label = label.unsqueeze(1)
     padded = torch.nn.functional.pad(q, (0, -q.shape[1] % TILE))
-    tokens, is_label = draw(padded.scatter(1, label, 0), label, q.gather(1, label), uniforms)
+    drawn, is_label = draw(padded.scatter(1, label, 0), Place(label, None), q.gather(1, label), uniforms)
+    tokens = drawn.column
     assert torch.equal(tokens == label, is_label)
     return torch.zeros_like(q, dtype=torch.float64).scatter_add(1, tokens, torch.ones(tokens.shape).double())
 
