@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from benchmarks import figures
+from benchmarks.faults import command as faults
 from benchmarks.hosts.features import command as features
 from benchmarks.learning import command as learning
 from benchmarks.performance import axolotl_step, fit, gpu, gradient_size, loss
@@ -18,6 +19,7 @@ COMMANDS = {
     "axolotl": (axolotl_step, "time and peak memory of a step in the real Axolotl, with and without the plugin"),
     "gradient": (gradient_size, "the size of OTR's gradient beside that of SFT"),
     "features": (features, "which features of the hosts train with OTR as without; it can be resumed"),
+    "faults": (faults, "kills the hosts' runs, fills their disk and takes their memory; it can be resumed"),
     "quickstart": (quickstart, "a small model learns a new skill in the real Axolotl, by SFT and by OTR"),
     "learning": (learning, "a study of when OTR helps: small models learn by SFT, DFT and OTR; it can be resumed"),
     "pretrain": (pretrain, "pretrain the small model of the quickstart"),

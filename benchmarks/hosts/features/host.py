@@ -34,9 +34,14 @@ class Host(ABC):
         (folder / "deepspeed.json").write_text(json.dumps({"zero_optimization": {"stage": 2}}))
         return driver
 
-    def with_otr(self, recipe: dict[str, Any]) -> dict[str, Any]:
-        """Returns the recipe with the plugin, and `objective: sft`."""
-        return recipe | {"plugins": [*recipe.get("plugins", []), "otr"], "otr": {"objective": "sft"}}
+    def with_otr(self, recipe: dict[str, Any], **settings: Any) -> dict[str, Any]:
+        """Returns the recipe with the plugin and its settings."""
+        return recipe | {"plugins": [*recipe.get("plugins", []), "otr"], "otr": settings}
+
+    def recipe(self, feature: Feature) -> dict[str, Any]:
+        """The keys of the feature and of those that it is added to."""
+        beneath = self.features[feature.on]
+        return dict(feature.keys) if feature is beneath else self.recipe(beneath) | dict(feature.keys)
 
     @abstractmethod
     def start(self) -> None:

@@ -164,8 +164,8 @@ class SwiftHost(Host):
     features = FEATURES
     Driver = Driver
 
-    def with_otr(self, recipe: dict[str, Any]) -> dict[str, Any]:
-        return recipe | {"loss_type": "otr", "env": {"OTR_OBJECTIVE": "sft"}}
+    def with_otr(self, recipe: dict[str, Any], **settings: Any) -> dict[str, Any]:
+        return recipe | {"loss_type": "otr", "env": {f"OTR_{name.upper()}": value for name, value in settings.items()}}
 
     def start(self) -> None:
         import swift.arguments

@@ -125,8 +125,8 @@ class TransformersHost(Host):
     features = FEATURES
     Driver = Driver
 
-    def with_otr(self, recipe: dict[str, Any]) -> dict[str, Any]:
-        return recipe | {"otr": {"objective": "sft"}}
+    def with_otr(self, recipe: dict[str, Any], **settings: Any) -> dict[str, Any]:
+        return recipe | {"otr": settings}
 
     def start(self) -> None:
         import peft

@@ -58,21 +58,16 @@ class Twins:
             allow_for_rounding(feature, cell, plain, [run for run in disturbed if len(run.steps) == len(plain.steps)])
         return cell
 
-    def recipe(self, feature: Feature) -> dict[str, Any]:
-        """The keys of the feature and of those that it is added to."""
-        beneath = self.host.features[feature.on]
-        return dict(feature.keys) if feature is beneath else self.recipe(beneath) | dict(feature.keys)
-
     def _run(self, feature: Feature, name: str, *, otr: bool, disturbance: str = NOT_DISTURBED) -> Run:
         kind = "otr" if otr else "plain" if disturbance == NOT_DISTURBED else f"disturbed-{disturbance[0]}"
         slug = re.sub(r"\W+", "-", f"{name} {kind}")
         before = f"{slug}-before"
         if feature.before is not None:
-            earlier = self.recipe(feature) | dict(feature.before)
+            earlier = self.host.recipe(feature) | dict(feature.before)
             first = self._train(before, feature, earlier, before, otr=otr, disturbance=disturbance)
             if first.error:
                 return first
-        return self._train(slug, feature, self.recipe(feature), before, otr=otr, disturbance=disturbance)
+        return self._train(slug, feature, self.host.recipe(feature), before, otr=otr, disturbance=disturbance)
 
     def _train(
         self,
@@ -85,8 +80,8 @@ class Twins:
         disturbance: str = NOT_DISTURBED,
     ) -> Run:
         folder = self.driver.folder
-        recipe = _filled(recipe, {"{folder}": str(folder), "{before}": str(folder / before)})
-        path = self.driver.recipe(slug, **(self.host.with_otr(recipe) if otr else recipe))
+        recipe = filled(recipe, {"{folder}": str(folder), "{before}": str(folder / before)})
+        path = self.driver.recipe(slug, **(self.host.with_otr(recipe, objective="sft") if otr else recipe))
         return self._worker(feature.environment).run(path, disturbance)
 
     def _worker(self, environment: Mapping[str, str]) -> Worker:
@@ -96,11 +91,11 @@ class Twins:
         return self._workers[key]
 
 
-def _filled(value: Any, places: Mapping[str, str]) -> Any:
+def filled(value: Any, places: Mapping[str, str]) -> Any:
     if isinstance(value, Mapping):
-        return {key: _filled(part, places) for key, part in value.items()}
+        return {key: filled(part, places) for key, part in value.items()}
     if isinstance(value, list | tuple):
-        return [_filled(part, places) for part in value]
+        return [filled(part, places) for part in value]
     if isinstance(value, str):
         for place, path in places.items():
             value = value.replace(place, path)

@@ -7,6 +7,7 @@ stays for the next: seeds, patches of Liger, registered plugins, singletons of a
 from __future__ import annotations
 
 import gc
+import importlib
 import json
 import os
 import random
@@ -14,6 +15,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Mapping
@@ -68,19 +70,36 @@ class Worker:
 
         The disturbance, a seed and a precision, is noise in the weights as large as rounding to the precision makes.
         """
-        stem = recipe.with_suffix("")
-        shutil.rmtree(stem, ignore_errors=True)
-        process = self._process
-        assert process.stdin is not None
-        assert process.stdout is not None
-        process.stdin.write(f"{disturbance} {recipe}\n")
-        process.stdin.flush()
-        if not (reply := process.stdout.readline()):
-            raise RuntimeError(f"the host's process ended:\n{self._errors.read_text()[-3000:]}")
-        result, printed = Path(f"{stem}.result.json"), Path(f"{stem}.txt").read_text(errors="replace")
+        shutil.rmtree(recipe.with_suffix(""), ignore_errors=True)
+        self.start(recipe, disturbance=disturbance)
+        return self.finish(recipe)
+
+    def start(self, recipe: Path, *, seed: int = 1, disturbance: str = NOT_DISTURBED, fault: str = "") -> int:
+        """Forks the process that trains the recipe, and returns its id, which is also that of its process group.
+
+        `seed` is that of the random state with which the process starts. `fault` is a function that the process calls
+        before it trains, as module:function.
+        """
+        request = {"recipe": str(recipe), "seed": seed, "disturbance": disturbance, "fault": fault}
+        assert self._process.stdin is not None
+        self._process.stdin.write(json.dumps(request) + "\n")
+        self._process.stdin.flush()
+        return int(self._reply())
+
+    def finish(self, recipe: Path) -> Run:
+        """Waits for the end of the process that `start` forked."""
+        ended, stem = self._reply(), recipe.with_suffix("")
+        result, text = Path(f"{stem}.result.json"), Path(f"{stem}.txt")
+        printed = text.read_text(errors="replace") if text.exists() else ""
         if result.exists():
             return Run(**json.loads(result.read_text()), printed=printed)
-        return Run([], f"the process ended: {reply.strip()}", printed)
+        return Run([], f"the process ended: {ended}", printed)
+
+    def _reply(self) -> str:
+        assert self._process.stdout is not None
+        if not (reply := self._process.stdout.readline()):
+            raise RuntimeError(f"the host's process ended:\n{self._errors.read_text()[-3000:]}")
+        return reply.strip()
 
     def close(self) -> None:
         assert self._process.stdin is not None
@@ -107,14 +126,16 @@ def main() -> None:
         patch_liger()
     _prepare()
     for line in sys.stdin:
-        disturbance, path = line.strip().split(" ", 1)
-        recipe = Path(path)
-        Path(f"{recipe.with_suffix('')}.result.json").unlink(missing_ok=True)
+        request = json.loads(line)
+        recipe = Path(request.pop("recipe"))
+        for suffix in (".result.json", ".txt"):
+            recipe.with_suffix(suffix).unlink(missing_ok=True)
         sys.stdout.flush()
         sys.stderr.flush()
         child = os.fork()
         if child == 0:
-            _train_and_leave(host, recipe, disturbance)
+            _train_and_leave(host, recipe, **request)
+        print(child, file=replies, flush=True)
         print(_wait(child), file=replies, flush=True)
 
 
@@ -145,7 +166,7 @@ def _wait(child: int) -> str:
     return f"it took more than {SECONDS} seconds"
 
 
-def _train_and_leave(host: Host, recipe: Path, disturbance: str) -> None:
+def _train_and_leave(host: Host, recipe: Path, *, seed: int, disturbance: str, fault: str) -> None:
     """Runs in the forked process."""
     os.setsid()  # so that the processes it starts can be ended with it
     stem = recipe.with_suffix("")
@@ -153,29 +174,51 @@ def _train_and_leave(host: Host, recipe: Path, disturbance: str) -> None:
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     os.dup2(output, 1)
     os.dup2(output, 2)
-    _seed()
+    _own_locks()
+    _seed(seed)
     if disturbance != NOT_DISTURBED:
         _disturb_weights(*disturbance.split(":"))
     result: dict[str, Any] = {"log": [], "error": ""}
     try:
+        if fault:
+            module, function = fault.split(":", 1)
+            getattr(importlib.import_module(module), function)()
         result["log"] = host.train(recipe)
     except BaseException as error:
         traceback.print_exc()
         result["error"] = f"{type(error).__name__}: {error}"
-    Path(f"{stem}.result.json").write_text(json.dumps(result, default=float))
+    whole = Path(f"{stem}.result.json")  # never a part of it: the process may be killed here, too
+    whole.with_suffix(".part").write_text(json.dumps(result, default=float))
+    whole.with_suffix(".part").replace(whole)
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(0)  # without the exit handlers of the host, which belong to the process that was forked
 
 
-def _seed() -> None:
-    """Both runs of a twin start from the same random state: Axolotl, for one, does not seed LoRA's initial weights."""
+def _own_locks() -> None:
+    """Gives the progress bars of this process a lock of their own.
+
+    tqdm's lock is a semaphore that forked processes share, and one that is killed while it holds it never releases it.
+    """
+    from tqdm.std import tqdm
+
+    classes = [tqdm]
+    for each in classes:
+        each.set_lock(threading.RLock())
+        classes += each.__subclasses__()
+
+
+def _seed(seed: int) -> None:
+    """Both runs of a twin start from the same random state: Axolotl, for one, does not seed LoRA's initial weights.
+
+    The seed should not be 0, which made the models.
+    """
     import numpy as np
     import torch
 
-    random.seed(1)
-    np.random.seed(1)
-    torch.manual_seed(1)  # not the seed that made the models
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
 
 
 def _disturb_weights(seed: str, precision: str) -> None:

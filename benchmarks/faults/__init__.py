@@ -1,0 +1,1 @@
+"""Faults in the hosts' runs: `python -m benchmarks faults` kills them, fills their disk and takes their memory."""
