@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from otr_plugin.config import OTRConfig
-from otr_plugin.loss import checks
+from otr_plugin.loss import checks, memory_plan
 from otr_plugin.loss.chunked import LinearLoss, Problem
 from otr_plugin.loss.uniforms import Uniforms
 from otr_plugin.loss.vocabulary import WHOLE, VocabularySlice
@@ -116,7 +116,7 @@ def otr_loss(
         tokens=vocabulary_slice or WHOLE,
     )
     # Every dtype is chosen explicitly from here on; autocast would change those of the GEMMs a second time.
-    with torch.autocast(hidden.device.type, enabled=False):
+    with torch.autocast(hidden.device.type, enabled=False), memory_plan.advice():
         loss, sums, count = LinearLoss.apply(hidden, weight, bias, labels, problem)  # type: ignore[no-untyped-call] # of torch
     names = [name for name in ROW_METRICS if config.has_rollout or name not in DRAW_METRICS]
     metrics = {name: sums[ROW_METRICS.index(name)] for name in names}

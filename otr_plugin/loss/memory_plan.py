@@ -9,6 +9,8 @@ from __future__ import annotations
 import functools
 import math
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -76,6 +78,25 @@ def buffer(like: Tensor, rows: int, width: int, dtype: torch.dtype, temporary_by
                 _warn_once(like.device)
             return memory
         rows = math.ceil(rows / 2)
+
+
+@contextmanager
+def advice() -> Iterator[None]:
+    """Add what to do to the message of an out-of-memory error that is raised in the block.
+
+    The error stays the same object with one argument, which begins as before: accelerate recognises it by that and
+    tries again with a smaller batch, where a host has switched this on.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if _is_out_of_memory(error):
+            error.args = (
+                f"{error}\notr: out of memory in the loss, which holds the logits of one chunk, a gradient of the hidden "
+                "states and, for a trained head, a float32 gradient of its weight. Make the batch or its sequences "
+                "shorter, train the head by LoRA or freeze it, or set chunk_tokens to a smaller number.",
+            )
+        raise
 
 
 def _is_out_of_memory(error: RuntimeError) -> bool:

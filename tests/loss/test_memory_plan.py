@@ -1,5 +1,8 @@
 """How much memory a chunk takes, and what happens if less is free."""
 
+import os
+import subprocess
+import sys
 import types
 
 import pytest
@@ -87,14 +90,59 @@ def test_short_memory_makes_chunks_smaller_and_keeps_the_result(chunk, raised, m
 
 
 @pytest.mark.parametrize("raised", ERRORS.values(), ids=ERRORS)
-def test_no_memory_for_one_row_raises(raised, monkeypatch):
+def test_no_memory_for_one_row_raises_the_error_with_what_to_do(raised, monkeypatch, no_warning_yet):
+    raised = type(raised)(*raised.args)  # the message is changed in place
+    own = str(raised)
+
     def no_memory(self, *shape, **options):
         raise raised
 
-    p = problem(4, 8, 50)
+    p = problem(8, 8, 50)
     monkeypatch.setattr(torch.Tensor, "new_empty", no_memory)
-    with pytest.raises(type(raised), match=r"allocate"):
-        memory_plan.buffer(p.hidden, 8, 50, torch.float32, 0)
+    with pytest.raises(type(raised), match="otr: out of memory in the loss") as caught:
+        actual(p, OTRConfig(samples=32), torch.float32)
+    assert caught.value is raised
+    assert str(raised).startswith(own)
+    assert "set chunk_tokens to a smaller number" in str(raised)
+    assert str(raised).count("otr:") == 1
+    assert len(raised.args) == 1
+
+
+LIMITED = """
+import resource, sys, torch
+from otr_plugin import OTRConfig, otr_loss
+torch.manual_seed(0)
+hidden, weight = torch.randn(400, 8, requires_grad=True), torch.randn(100_000, 8, requires_grad=True)
+labels, uniforms = torch.randint(100_000, (400,)), torch.rand(400, 16)
+config = OTRConfig(samples=16)
+def run():
+    loss = otr_loss(hidden, weight, labels, config, uniforms=uniforms).loss
+    return [loss, *torch.autograd.grad(loss, (hidden, weight))]
+whole = [t.detach().clone() for t in run()]  # 160 MB of logits; it also loads what the loss needs
+used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + int(sys.argv[1]) * 10**6,) * 2)
+short = run()
+for a, b in zip(whole, short, strict=True):
+    torch.testing.assert_close(a, b, rtol=2e-6, atol=1e-7)
+print("the same result")
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits the address space as Linux does")
+@pytest.mark.parametrize(("megabytes", "enough"), [(80, True), (4, False)])
+def test_with_little_memory_the_result_is_the_same_or_the_error_says_what_to_do(megabytes, enough):
+    """A real limit on the process's memory, and PyTorch's own allocator."""
+    command = [sys.executable, "-c", LIMITED, str(megabytes)]
+    env = os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536"}  # freed memory goes back to the system
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=env)
+    if enough:
+        assert done.returncode == 0, done.stderr
+        assert "the same result" in done.stdout
+        assert done.stderr.count("RuntimeWarning: otr: memory is short on cpu") == 1
+    else:
+        assert done.returncode == 1, done.stderr
+        assert "can't allocate memory" in done.stderr
+        assert "otr: out of memory in the loss" in done.stderr
 
 
 def test_the_message_of_this_pytorch_is_recognised():
