@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import provenance
+from benchmarks.faults import page as faults
 from benchmarks.hosts.features import page as features
 from benchmarks.learning import plan, report, store, tables
 from benchmarks.learning.study import Study
@@ -216,4 +217,11 @@ RENDERERS: dict[tuple[str, str | None], Callable[[Any], list[str]]] = {
     ("results", "features"): features.matrix,
     ("results", "counts"): features.counts,
     ("results", "messages"): features.messages,
+    ("results", "kills"): faults.kills,
+    ("results", "killed-recipes"): faults.recipes,
+    ("results", "broken-checkpoints"): faults.broken_checkpoints,
+    ("results", "full-disk"): faults.disk,
+    ("results", "short-memory"): faults.short_memory,
+    ("results", "odd-data"): faults.data,
+    ("results", "faults"): faults.sources,
 }

@@ -1,7 +1,7 @@
 """Kills runs by SIGKILL at random moments, resumes them as the host does, and compares them with unbroken runs.
 
-A third of the moments lies anywhere before the process's first checkpoint: while it reads the recipe, loads the model
-and takes its first steps. A third lies while a checkpoint is written, and a third anywhere after the first checkpoint.
+Each kill is one of three, drawn at random: anywhere before the process's first checkpoint, while it reads the recipe,
+loads the model and takes its first steps; while a checkpoint is written, or just after; anywhere later.
 """
 
 from __future__ import annotations
@@ -56,9 +56,17 @@ def unbroken(runs: Runs, name: str, keys: dict[str, Any], *, otr: bool, seed: in
 
 
 def killed(
-    runs: Runs, name: str, keys: dict[str, Any], *, otr: bool, kills: int, timing: Timing, draw: random.Random
+    runs: Runs,
+    name: str,
+    keys: dict[str, Any],
+    *,
+    otr: bool,
+    kills: int,
+    timing: Timing,
+    draw: random.Random,
+    fault: str = "",
 ) -> dict[str, Any]:
-    """One run that is killed at most `kills` times, and resumed until it is done.
+    """One run that is killed at most `kills` times, and resumed until it is done. A fault can be added to processes.
 
     Returns its outcome, or the error of an attempt that ended without a kill ("error"), and the kills: of each the
     moment, the seconds since the process began, the last whole checkpoint's step, and whether a broken one was left.
@@ -68,7 +76,7 @@ def killed(
     while True:
         before = step_of(remove_broken_checkpoints(output)[0])
         # A process that resumes starts from another random state than the one that was killed, as in reality.
-        pid = runs.start(name, keys, otr=otr, seed=1 if not before else draw.randrange(2, 2**31))
+        pid = runs.start(name, keys, otr=otr, seed=1 if not before else draw.randrange(2, 2**31), fault=fault)
         started = time.monotonic()
         moment = draw.choice(MOMENTS)
         if len(done) < kills:

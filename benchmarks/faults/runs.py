@@ -48,9 +48,15 @@ class Runs:
         """The recipe of a feature of benchmarks/hosts/features, with checkpoints."""
         return self.host.recipe(self.host.features[feature]) | SAVING | RESUMES_BY_ITSELF.get(self.name, {})
 
-    def start(self, run: str, keys: dict[str, Any], *, otr: bool, seed: int = FIRST_SEED, fault: str = "") -> int:
-        """Starts the run, or resumes it from its last checkpoint as the host does; returns the process's id."""
-        keys = keys | resume_keys(self.name, remove_broken_checkpoints(self.output(run))[0])
+    def start(
+        self, run: str, keys: dict[str, Any], *, otr: bool, seed: int = FIRST_SEED, fault: str = "", clean: bool = True
+    ) -> int:
+        """Starts the run, or resumes it from its last checkpoint as the host does; returns the process's id.
+
+        With `clean`, the last checkpoints are deleted first if they are broken.
+        """
+        last = remove_broken_checkpoints(self.output(run))[0] if clean else last_checkpoint(self.output(run))
+        keys = keys | resume_keys(self.name, last)
         keys = filled(keys, {"{folder}": str(self.driver.folder)})
         path = self.driver.recipe(run, **(self.host.with_otr(keys, **SETTINGS) if otr else keys))
         return self.worker.start(path, seed=seed, fault=fault)
@@ -58,8 +64,9 @@ class Runs:
     def finish(self, run: str) -> Run:
         return self.worker.finish(self.output(run).with_suffix(".yaml"))
 
-    def train(self, run: str, keys: dict[str, Any], *, otr: bool, seed: int = FIRST_SEED, fault: str = "") -> Run:
-        self.start(run, keys, otr=otr, seed=seed, fault=fault)
+    def train(self, run: str, keys: dict[str, Any], **how: Any) -> Run:
+        """Runs it to its end. `how`: the options of `start`."""
+        self.start(run, keys, **how)
         return self.finish(run)
 
     def output(self, run: str) -> Path:

@@ -112,7 +112,7 @@ def _unusual(name: str, file: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
                 or cell.get("message")
                 or f"loss by {cell['loss']:.0e}, gradient norm by {cell['norm']:.0e}"
             )
-            yield feature, _keys(cell["keys"]["recipe"]), f"{word(cell)}: {_escaped(_first_sentences(told))}"
+            yield feature, _keys(cell["keys"]["recipe"]), f"{word(cell)}: {escaped(_first_sentences(told))}"
 
 
 def _keys(recipe: dict[str, Any]) -> str:
@@ -134,7 +134,7 @@ def _first_sentences(message: str) -> str:
     return message if len(message) <= 220 else message[:220].rsplit(" ", 1)[0] + " …"
 
 
-def _escaped(text: str) -> str:
+def escaped(text: str) -> str:
     """Plain text for a cell: code spans stay, and nothing else is Markdown."""
     parts = text.replace("|", "\\|").split("`")
     if len(parts) % 2 == 0:

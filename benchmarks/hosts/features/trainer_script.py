@@ -1,7 +1,8 @@
 """A script with transformers' Trainer, as a user writes it. Keys of a recipe stand for its lines of Python.
 
 `model`: the folder. `from_pretrained`, `lora`: arguments of that method and of PEFT's configuration. `collator`: how
-batches are padded. `eval_split`: how many rows are evaluated. `python`: which of the special pieces of code runs.
+batches are padded. `data`: the file of the rows. `eval_split`: how many of them are evaluated. `python`: which of the
+special pieces of code runs.
 Everything else is a TrainingArgument.
 """
 
@@ -32,7 +33,8 @@ from otr_plugin import OTRConfig, attach
 
 
 def train(recipe: dict[str, Any], folder: Path) -> Log:
-    own = ("model", "from_pretrained", "lora", "collator", "eval_split", "python", "otr", "resume_from_checkpoint")
+    own = ("model", "from_pretrained", "lora", "collator", "data", "eval_split", "python", "otr")
+    own += ("resume_from_checkpoint",)
     script = {name: recipe.pop(name, None) for name in own}
     python, path = script["python"], folder / (script["model"] or "model")
     args = TrainingArguments(**recipe)
@@ -45,7 +47,7 @@ def train(recipe: dict[str, Any], folder: Path) -> Log:
     if script["otr"]:
         attach(model, OTRConfig(**script["otr"]), seed=args.seed)
 
-    rows = _rows(folder / "pairs.jsonl", tokenizer)
+    rows = _rows(folder / (script["data"] or "pairs.jsonl"), tokenizer)
     trainer = (Weighted if python == "a subclass with its own compute_loss" else Trainer)(
         model,
         args,
@@ -77,10 +79,14 @@ def _model(path: Path, loading: dict[str, Any], python: str | None) -> Any:
 
 
 def _rows(data: Path, tokenizer: Any) -> list[dict[str, Any]]:
-    """Prompts with -100 as labels, and completions."""
+    """Prompts with -100 as labels, and completions; or rows of tokens as they are."""
     rows = []
     for line in data.read_text().splitlines():
-        prompt, answer = (tokenizer(text, add_special_tokens=False)["input_ids"] for text in json.loads(line).values())
+        row = json.loads(line)
+        if "input_ids" in row:
+            rows.append(row)
+            continue
+        prompt, answer = (tokenizer(text, add_special_tokens=False)["input_ids"] for text in row.values())
         answer = [*answer, tokenizer.eos_token_id]
         rows.append({"input_ids": prompt + answer, "labels": [-100] * len(prompt) + answer})
     return rows
