@@ -15,7 +15,7 @@ WITH_ENVIRONMENT := $(filter-out $(IN_AXOLOTLS),$(SESSIONS))
 # Print a session's output when the session has ended, rather than mixed with the other session's. make 3 cannot.
 SYNC := $(if $(filter output-sync,$(.FEATURES)),--output-sync=target)
 
-.PHONY: quickstart features test fuzz docs bench lock audit clean help $(SESSIONS:%=test-%)
+.PHONY: quickstart features faults test fuzz docs bench lock audit clean help $(SESSIONS:%=test-%)
 
 quickstart: .nox/ready-axolotl  ## train a small model in the real Axolotl, by SFT and by OTR, and compare
 	@.nox/axolotl/bin/python -m benchmarks quickstart
@@ -23,6 +23,10 @@ quickstart: .nox/ready-axolotl  ## train a small model in the real Axolotl, by S
 # Each environment has other hosts; results that are there are not run again.
 features: $(HOSTS:%=.nox/ready-%)  ## run every feature of the hosts with OTR and without, and keep which agree
 	@for host in $(HOSTS); do .nox/$$host/bin/python -m benchmarks features || exit 1; done
+
+# Each environment has other hosts; results that are there are not run again.
+faults: $(HOSTS:%=.nox/ready-%)  ## kill the hosts' runs at random moments, fill their disk, take their memory, and keep the results
+	@for host in $(HOSTS); do OMP_NUM_THREADS=1 .nox/$$host/bin/python -m benchmarks faults || exit 1; done
 
 test:  ## run lint, types and all tests, two sessions at a time
 	$(MAKE) --jobs=2 --keep-going $(SYNC) $(SESSIONS:%=test-%)

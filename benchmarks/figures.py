@@ -220,6 +220,7 @@ RENDERERS: dict[tuple[str, str | None], Callable[[Any], list[str]]] = {
     ("results", "kills"): faults.kills,
     ("results", "killed-recipes"): faults.recipes,
     ("results", "broken-checkpoints"): faults.broken_checkpoints,
+    ("results", "signals"): faults.by_signal,
     ("results", "full-disk"): faults.disk,
     ("results", "short-memory"): faults.short_memory,
     ("results", "odd-data"): faults.data,

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from benchmarks.faults.runs import SAVE_STEPS, Runs
 from benchmarks.hosts.features.feature import FULL
 from otr_plugin.hosts.resume import STATE_FILE, last_checkpoint

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import provenance
-from benchmarks.faults import broken_checkpoint, full_disk, kills, memory, odd_data
+from benchmarks.faults import broken_checkpoint, full_disk, kills, memory, odd_data, signals
 from benchmarks.faults.runs import Runs
 from benchmarks.hosts.features import hosts
 from benchmarks.hosts.features.feature import FULL
@@ -110,5 +110,6 @@ PARTS = {
     "broken checkpoint": Part(lambda _: [broken_checkpoint.CASE], lambda runs, *_: broken_checkpoint.cell(runs)),
     "disk": Part(lambda _: [full_disk.CASE], lambda runs, _, args: full_disk.cell(runs, seed=args.seed)),
     "memory": Part(lambda _: list(memory.CASES), lambda runs, case, _: memory.cell(runs, case)),
+    "signals": Part(lambda _: list(signals.CASES), lambda runs, case, args: signals.cell(runs, case, seed=args.seed)),
     "data": Part(odd_data.cases, lambda runs, case, _: odd_data.cell(runs, case)),
 }

@@ -9,13 +9,14 @@ from __future__ import annotations
 import math
 import random
 import subprocess
-from contextlib import contextmanager
+import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from benchmarks.faults.kills import first_difference, unbroken
-from benchmarks.faults.runs import KEPT, Runs, outcome, remove_broken_checkpoints, step_of
+from benchmarks.faults.kills import unbroken
+from benchmarks.faults.runs import KEPT, Runs, first_difference, outcome, remove_broken_checkpoints, step_of
 from benchmarks.hosts.features.feature import FULL
 from otr_plugin.hosts.resume import last_checkpoint
 
@@ -27,16 +28,20 @@ CASE = "while a checkpoint is written"
 
 def why_not() -> str | None:
     """Why file systems cannot be mounted here, or None."""
-    folder = Path("/tmp")
-    done = subprocess.run(["mount", "--fake", "-t", "tmpfs", "tmpfs", folder], capture_output=True, text=True, check=False)
-    return done.stderr.strip() or "mount failed" if done.returncode else None
+    try:
+        with tempfile.TemporaryDirectory() as folder, small_disk(Path(folder), PAGE):
+            return None
+    except (OSError, subprocess.CalledProcessError) as error:
+        return str(getattr(error, "stderr", "") or error).strip()
 
 
 @contextmanager
 def small_disk(folder: Path, size: int) -> Iterator[None]:
     """A file system of this many bytes at the folder, for the time of a block."""
     folder.mkdir(parents=True, exist_ok=True)
-    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", folder], check=True)
+    subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", folder], check=True, capture_output=True, text=True
+    )
     try:
         yield
     finally:

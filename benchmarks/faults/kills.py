@@ -72,7 +72,8 @@ def killed(
     moment, the seconds since the process began, the last whole checkpoint's step, and whether a broken one was left.
     """
     runs.clear(name)
-    output, done = runs.output(name), []
+    output = runs.output(name)
+    done: list[dict[str, Any]] = []
     while True:
         before = step_of(remove_broken_checkpoints(output)[0])
         # A process that resumes starts from another random state than the one that was killed, as in reality.

@@ -8,18 +8,19 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import provenance
-from benchmarks.faults import broken_checkpoint, full_disk, memory, odd_data
+from benchmarks.faults import broken_checkpoint, full_disk, memory, odd_data, signals
 from benchmarks.faults.kills import MOMENTS
 from benchmarks.hosts.features.feature import FULL
 from benchmarks.hosts.features.page import escaped
 
+PARTS: dict[str, Any] = {part: {} for part in ("kills", "broken checkpoint", "signals", "disk", "memory", "data")}
 COLUMNS = ("axolotl", "llamafactory", "trl", "swift", "transformers")
 
 
 def results(folder: Path) -> dict[str, dict[str, Any]]:
     """The result files by host."""
     files = {name: folder / f"faults-{name}.json" for name in COLUMNS}
-    return {name: json.loads(file.read_text()) for name, file in files.items() if file.exists()}
+    return {name: PARTS | json.loads(file.read_text()) for name, file in files.items() if file.exists()}
 
 
 def kills(folder: Path) -> list[str]:
@@ -79,8 +80,26 @@ def broken_checkpoints(folder: Path) -> list[str]:
     return lines
 
 
+def by_signal(folder: Path) -> list[str]:
+    """How a run ends by a signal, and whether it ends as the unbroken one when it is resumed."""
+    lines = [f"| | {' | resumed | '.join(signals.CASES)} | resumed |", "|---" * (2 * len(signals.CASES) + 1) + "|"]
+    for file in results(folder).values():
+        cells = []
+        for case in signals.CASES:
+            cell = file["signals"].get(case)
+            ours = cell["OTR"] if cell else {"ended": ""}
+            ended = escaped(ours["ended"].strip(" :") or "ends as if done")
+            same = "as without OTR" if cell and ours["ended"] == cell["plain"]["ended"] else "**otherwise without OTR**"
+            cells += [f"{ended}, {same}", "same bits" if ours.get("as the unbroken run") else "**differs**"]
+        lines.append(f"| {file['title']} | {' | '.join(cells)} |")
+    return lines
+
+
 def disk(folder: Path) -> list[str]:
-    lines = ["| | runs | ended with the host's own error | resumed, as the unbroken run | errors |", "|---|---|---|---|---|"]
+    lines = [
+        "| | runs | ended with the host's own error | resumed, as the unbroken run | errors |",
+        "|---|---|---|---|---|",
+    ]
     for file in results(folder).values():
         cell = file["disk"].get(full_disk.CASE, {"skipped": "not run"})
         if "skipped" in cell:

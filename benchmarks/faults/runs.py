@@ -17,7 +17,13 @@ from benchmarks.hosts.features.worker import Run, Worker
 from otr_plugin.hosts.resume import STATE_FILE, last_checkpoint
 
 STEPS, SAVE_STEPS, KEPT = 100, 2, 3  # an epoch has 48 steps, so every run crosses the end of two
-SAVING = {"max_steps": STEPS, "save_strategy": "steps", "save_steps": SAVE_STEPS, "save_total_limit": KEPT, "learning_rate": 0.001}
+SAVING = {
+    "max_steps": STEPS,
+    "save_strategy": "steps",
+    "save_steps": SAVE_STEPS,
+    "save_total_limit": KEPT,
+    "learning_rate": 0.001,
+}
 SETTINGS = {"samples": 16}
 FIRST_SEED = 1  # the random state of processes that train from step 0
 
@@ -147,5 +153,3 @@ def first_difference(log: list[dict[str, float]], other: list[dict[str, float]])
         if a != b:
             return int(min(a["step"], b["step"]))
     return None if len(log) == len(other) else min(len(log), len(other)) + 1
-
-

@@ -91,11 +91,12 @@ def advice() -> Iterator[None]:
         yield
     except RuntimeError as error:
         if _is_out_of_memory(error):
-            error.args = (
-                f"{error}\notr: out of memory in the loss, which holds the logits of one chunk, a gradient of the hidden "
-                "states and, for a trained head, a float32 gradient of its weight. Make the batch or its sequences "
-                "shorter, train the head by LoRA or freeze it, or set chunk_tokens to a smaller number.",
+            what_to_do = (
+                "otr: out of memory in the loss, which holds the logits of one chunk, a gradient of the hidden states "
+                "and, for a trained head, a float32 gradient of its weight. Make the batch or its sequences shorter, "
+                "train the head by LoRA or freeze it, or set chunk_tokens to a smaller number."
             )
+            error.args = (f"{error}\n{what_to_do}",)
         raise
 
 

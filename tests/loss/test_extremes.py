@@ -64,6 +64,8 @@ def test_a_label_outside_the_vocabulary_is_an_error(vocabulary, offset):
     p = problem(3, 4, vocabulary, masked=0)
     for label in (vocabulary + offset, -1 - offset, -101 - offset):
         p.labels[1] = label
-        message = f"expected 0 to {vocabulary - 1}, or -100 at positions that are not trained, got {label} at position 1"
+        message = (
+            f"expected 0 to {vocabulary - 1}, or -100 at positions that are not trained, got {label} at position 1"
+        )
         with pytest.raises(ValueError, match=message):
             otr_loss(p.hidden, p.weight, p.labels)

@@ -33,8 +33,8 @@ from otr_plugin import OTRConfig, attach
 
 
 def train(recipe: dict[str, Any], folder: Path) -> Log:
-    own = ("model", "from_pretrained", "lora", "collator", "data", "eval_split", "python", "otr")
-    own += ("resume_from_checkpoint",)
+    own = ["model", "from_pretrained", "lora", "collator", "data", "eval_split", "python", "otr"]
+    own.append("resume_from_checkpoint")
     script = {name: recipe.pop(name, None) for name in own}
     python, path = script["python"], folder / (script["model"] or "model")
     args = TrainingArguments(**recipe)
