@@ -91,6 +91,8 @@ def killed(
             return {"kills": done, **outcome(output)}
         whole, broken = remove_broken_checkpoints(output)
         done.append({"moment": moment, "seconds": round(seconds, 3), "step": step_of(whole), "broken": broken})
+        if step_of(whole) == STEPS:  # done: resumed once more, ms-swift trains a step more than max_steps
+            return {"kills": done, **outcome(output)}
 
 
 def _wait_for(moment: str, runs: Runs, name: str, before: int, timing: Timing, draw: random.Random) -> None:
