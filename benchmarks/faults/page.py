@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,9 @@ from benchmarks.hosts.features.page import escaped
 
 PARTS: dict[str, Any] = {part: {} for part in ("kills", "broken checkpoint", "signals", "disk", "memory", "data")}
 COLUMNS = ("axolotl", "llamafactory", "trl", "swift", "transformers")
+
+
+NOT_RUN = "not run"
 
 
 def results(folder: Path) -> dict[str, dict[str, Any]]:
@@ -74,8 +76,8 @@ def broken_checkpoints(folder: Path) -> list[str]:
     """How a run ends that resumes from a checkpoint without trainer_state.json."""
     lines = ["| | without OTR | with OTR |", "|---|---|---|"]
     for file in results(folder).values():
-        cell = file["broken checkpoint"].get(broken_checkpoint.CASE, {"plain": "", "OTR": ""})
-        told = (escaped(cell[kind][:120]) or "trains on" for kind in ("plain", "OTR"))
+        cell = file["broken checkpoint"].get(broken_checkpoint.CASE)
+        told = [escaped(cell[kind][:120]) or "trains on" for kind in ("plain", "OTR")] if cell else [NOT_RUN] * 2
         lines.append(f"| {file['title']} | {' | '.join(told)} |")
     return lines
 
@@ -86,10 +88,12 @@ def by_signal(folder: Path) -> list[str]:
     for file in results(folder).values():
         cells = []
         for case in signals.CASES:
-            cell = file["signals"].get(case)
-            ours = cell["OTR"] if cell else {"ended": ""}
-            ended = escaped(ours["ended"].strip(" :") or "ends as if done")
-            same = "as without OTR" if cell and ours["ended"] == cell["plain"]["ended"] else "**otherwise without OTR**"
+            if case not in file["signals"]:
+                cells += [NOT_RUN] * 2
+                continue
+            plain, ours = (file["signals"][case][kind] for kind in ("plain", "OTR"))
+            ended = escaped(ours["ended"].strip(" :") or "as if done")
+            same = "as without OTR" if ours["ended"] == plain["ended"] else "**otherwise without OTR**"
             cells += [f"{ended}, {same}", "same bits" if ours.get("as the unbroken run") else "**differs**"]
         lines.append(f"| {file['title']} | {' | '.join(cells)} |")
     return lines
@@ -101,7 +105,7 @@ def disk(folder: Path) -> list[str]:
         "|---|---|---|---|---|",
     ]
     for file in results(folder).values():
-        cell = file["disk"].get(full_disk.CASE, {"skipped": "not run"})
+        cell = file["disk"].get(full_disk.CASE, {"skipped": NOT_RUN})
         if "skipped" in cell:
             lines.append(f"| {file['title']} | 0 | | | {escaped(cell['skipped'])} |")
             continue
@@ -131,8 +135,10 @@ def short_memory(folder: Path) -> list[str]:
 
 
 def _memory(cell: dict[str, Any] | None) -> str:
-    if cell is None or "error" in cell:
-        return ""
+    if cell is None:
+        return NOT_RUN
+    if "error" in cell:
+        return escaped(cell["error"][:120])
     warned = f"{cell['warnings']} warning{'s' if cell['warnings'] != 1 else ''}"
     if "ends with" in cell:
         what = "with what to do" if cell["advice"] else "**without what to do**"
@@ -164,10 +170,3 @@ def sources(folder: Path) -> list[str]:
 
 def _head(files: dict[str, dict[str, Any]]) -> list[str]:
     return [f"| | {' | '.join(file['title'] for file in files.values())} |", "|---" * (len(files) + 1) + "|"]
-
-
-def all_kills(folder: Path) -> Iterator[tuple[str, str, dict[str, Any]]]:
-    """Host, recipe and result of every cell."""
-    for name, file in results(folder).items():
-        for recipe, cell in file["kills"].items():
-            yield name, recipe, cell

@@ -23,7 +23,7 @@ def as_in_a_terminal() -> None:
 
 
 def cell(runs: Runs, case: str, *, seed: int) -> dict[str, Any]:
-    """How the run ends by the signal, and whether it then resumes to the end of the unbroken one; plain and with OTR."""
+    """How the run ends by the signal, and whether it then ends as the unbroken one; plain and with OTR."""
     result, draw = {}, random.Random(f"{seed}/{runs.name}/{case}")
     for otr, kind in ((False, "plain"), (True, "OTR")):
         wanted, timing = unbroken(runs, f"{case} unbroken {kind}", runs.keys(FULL), otr=otr)
