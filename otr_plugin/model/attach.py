@@ -9,6 +9,8 @@ from torch import nn
 from otr_plugin.autoload import patch_trainers, unpatch_trainers
 from otr_plugin.config import OTRConfig
 from otr_plugin.model.handle import HANDLE_ATTRIBUTE, Handle
+from otr_plugin.model.ranks import refuse_data_parallel, require_no_tensor_parallelism
+from otr_plugin.model.wrappers import unwrapped
 
 REASON = "an attached model"
 
@@ -27,6 +29,9 @@ def attach(model: nn.Module, config: OTRConfig | None = None, *, seed: int | Non
     `handle.detach()` restores the model, and with the last attached model the trainer classes. A model that is attached
     again is detached first.
     """
+    if isinstance(model, nn.DataParallel):
+        refuse_data_parallel()
+    require_no_tensor_parallelism(model)
     inner = find_causal_lm(model)
     if hasattr(inner, HANDLE_ATTRIBUTE):
         getattr(inner, HANDLE_ATTRIBUTE).detach()
@@ -55,14 +60,11 @@ def attached_handle(model: Any) -> Handle | None:
 
 
 def find_causal_lm(model: Any) -> Any:
-    """The model that owns the language-model head, under torch.compile, DDP, PEFT and ms-swift's own tuners."""
+    """The model that owns the language-model head, under the wrappers of engines, PEFT and ms-swift's own tuners."""
     inner = model
     while True:
-        if hasattr(inner, "_orig_mod"):
-            inner = inner._orig_mod
-        elif isinstance(inner, nn.parallel.DistributedDataParallel | nn.DataParallel):
-            inner = inner.module
-        elif hasattr(inner, "get_base_model") and inner.get_base_model() is not inner:
+        inner = unwrapped(inner)
+        if hasattr(inner, "get_base_model") and inner.get_base_model() is not inner:
             inner = inner.get_base_model()
         elif not hasattr(type(inner), "get_output_embeddings") and "base_model" in getattr(inner, "_modules", {}):
             inner = inner.base_model  # ms-swift's SwiftModel, which only passes the model's attributes on

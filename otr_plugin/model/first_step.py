@@ -41,21 +41,32 @@ class FirstStepReport:
         )
 
 
-@dataclass(frozen=True)
+@dataclass
 class FirstStepCheck:
-    """OTR's results at P trained positions, and the head's own output there for the model to process further."""
+    """OTR's results at P trained positions, for the comparison with the model's own."""
 
-    head_output: Tensor  # [1, P, vocabulary], from the head's original forward
+    head: nn.Module
+    hidden: Tensor  # [P, width], the head's input
     labels: Tensor  # [P]
     transform: LogitTransform
     logits: Tensor  # [P, vocabulary], computed as OTR computes them
     nll: Tensor  # their mean NLL, by otr_loss
     allowed: float  # the largest error, in the units of FirstStepReport
+    finite: bool = True  # whether the head's own output was
+
+    @torch.no_grad()
+    def head_output(self, head_forward: Callable[[Tensor], Tensor]) -> Tensor:
+        """[1, P, vocabulary], from the head's original forward, for the model to process further."""
+        with _without_dropout(self.head):
+            output = head_forward(self.hidden.unsqueeze(0))
+        self.finite = bool(output.isfinite().all())
+        self.allowed = max(self.allowed, _allowed(output.dtype))
+        return output
 
     def compare(self, logits: Tensor, loss_function: Callable[..., Any], model_name: str) -> FirstStepReport:
         """Raise RuntimeError if the model's own logits or the NLL from its own loss_function differ from OTR's.
 
-        `logits` is what the model made of `head_output`, as its loss_function receives it.
+        `logits` is what the model made of the head's output, as its loss_function receives it.
         """
         logits = logits.detach().float().reshape(-1, logits.shape[-1])
         if logits.shape != self.logits.shape:
@@ -64,7 +75,7 @@ class FirstStepCheck:
                 f"passes logits of shape {list(logits.shape)} to its loss_function. OTR does not support such a model: "
                 "it computes the loss from the head's logits, one row per label."
             )
-        if not self.head_output.isfinite().all() and not self.logits.isfinite().all():
+        if not self.finite and not self.logits.isfinite().all():
             raise RuntimeError(
                 f"otr: at the first {len(self.labels)} trained positions, {model_name}'s own logits are not finite "
                 "(NaN or infinity), so no loss can be computed from them, with OTR or without. Look for weights that "
@@ -94,16 +105,11 @@ class FirstStepCheck:
 
 @torch.no_grad()
 def begin_check(
-    head: nn.Module,
-    head_forward: Callable[[Tensor], Tensor],
-    hidden: Tensor,
-    labels: Tensor,
-    transform: LogitTransform,
-    nll_config: OTRConfig,
+    head: nn.Module, hidden: Tensor, labels: Tensor, transform: LogitTransform, nll_config: OTRConfig
 ) -> FirstStepCheck | None:
-    """Compute the head's output and OTR's results at the first trained positions; None if the batch has none.
+    """Compute OTR's results at the first trained positions; None if the batch has none.
 
-    `head_forward` is the head's original forward; `nll_config` makes otr_loss compute the plain NLL.
+    `nll_config` makes otr_loss compute the plain NLL.
     """
     trained = (labels.reshape(-1) != IGNORE_INDEX).nonzero().squeeze(1)[:POSITIONS]
     if len(trained) == 0:
@@ -113,13 +119,16 @@ def begin_check(
     with _without_dropout(head):
         h, weight, bias = linear_arguments(head, rows)
         own = own_linear_arguments(head, rows)
-        converts = own.hidden.dtype != own.weight.dtype and not torch.is_autocast_enabled(rows.device.type)
-        # The head's own forward takes no other dtype than that of its weight.
-        head_output = head_forward((rows.to(own.weight.dtype) if converts else rows).unsqueeze(0))
+    # The head's own forward takes no other dtype than that of its weight.
+    converts = own.hidden.dtype != own.weight.dtype and not torch.is_autocast_enabled(rows.device.type)
+    own_rows = rows.to(own.weight.dtype) if converts else rows
     nll = otr_loss(h, weight, y, nll_config, bias=bias, **transform._asdict()).loss
     logits = transform.apply(nn.functional.linear(h, weight, bias).float())
-    eps = max(torch.finfo(dtype).eps for dtype in (head_output.dtype, h.dtype))
-    return FirstStepCheck(head_output, y, transform, logits, nll, max(1e-4, 4 * eps))
+    return FirstStepCheck(head, own_rows, y, transform, logits, nll, _allowed(h.dtype))
+
+
+def _allowed(dtype: torch.dtype) -> float:
+    return max(1e-4, 4 * torch.finfo(dtype).eps)
 
 
 @contextmanager

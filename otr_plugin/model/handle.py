@@ -13,7 +13,8 @@ Some models never call loss_function; inline_loss.py puts the loss into their ou
 
 Every trainer that calls `model(..., labels=...)` therefore trains with OTR without a change to its own code. The
 normalisation of the loss, mixed precision, auxiliary losses and wrappers stay the host's. The loss is computed inside
-the head's own forward because a host that shards the head's weight gathers it there.
+the head's own forward because a host that shards the head's weight gathers it there. For the same reason, the autograd
+graph leads from the returned loss through the placeholder: loss_in_graph.py.
 
 The loss in the output has the value of the NLL, which can be compared with an SFT run, and the gradient of the
 configured objective, whose value is logged as a metric.
@@ -46,11 +47,22 @@ from otr_plugin.model.inline_loss import (
     forward_with_inserted_loss,
     trained_labels,
 )
+from otr_plugin.model.loss_in_graph import Box, carry, land
 from otr_plugin.model.no_logits import replace_logits
-from otr_plugin.model.projection import head_device, linear_arguments, logit_transform, require_supported_head
+from otr_plugin.model.projection import (
+    head_device,
+    innermost,
+    inside_parts,
+    linear_arguments,
+    logit_transform,
+    parts,
+)
+from otr_plugin.model.ranks import data_parallel_rank, refuse_data_parallel, require_no_tensor_parallelism
 from otr_plugin.model.replaced_forward import ReplacedForward
+from otr_plugin.model.wrappers import unwrapped
 
 HANDLE_ATTRIBUTE = "_otr_handle"
+COPY_FOR_DATA_PARALLEL = "_replicate_for_data_parallel"  # torch.nn.Module's method that nn.DataParallel calls
 
 
 @dataclass
@@ -60,10 +72,11 @@ class Call:
     labels: Tensor | None
     shift_labels: Tensor | None
     num_items: Any  # trained positions in the global batch, which the loss is divided by; None: those of this call
-    loss: Tensor | None = None
+    loss: Tensor | None = None  # its value, without a gradient
+    box: Box | None = None  # brings the gradient from the returned loss to the computed one
     sums: dict[str, Tensor] = field(default_factory=dict)  # each metric's sum over this call's trained positions
     first_step_check: FirstStepCheck | None = None
-    loss_returned: bool = False  # whether loss_function has returned `loss` to the model
+    landed: Tensor | None = None  # the loss with its gradient, once loss_function has returned it to the model
     placeholder_shapes: set[torch.Size] = field(default_factory=set)  # of the head, and at the loss_function
 
 
@@ -72,7 +85,7 @@ class Handle:
 
     A host calls `start_step` before each optimiser step and `take_metrics` when it logs. It may set:
 
-        rank                     the data-parallel rank; ranks draw different tokens
+        rank                     the data-parallel rank; ranks draw different tokens. Default: that of torch.distributed
         evaluation_needs_logits  True: in evaluation the model runs unchanged, with whole logits
         transform_output         called with the Call and the model's output after each forward that computed the
                                  loss; its result is returned in place of the output. The output has no logits
@@ -88,12 +101,12 @@ class Handle:
     def __init__(self, model: Any, config: OTRConfig, seed: int | None) -> None:
         self.model, self.config, self.seed = model, config, seed
         self.nll_config = config.model_copy(update={"objective": "sft", "nll_weight": 0.0})  # for evaluation
-        self.head, self.forward_class = model.get_output_embeddings(), forward_class(model)
+        self.head, self.forward_class = unwrapped(model.get_output_embeddings()), forward_class(model)
         self.logit_transform = logit_transform(model.config)
-        require_supported_head(self.head)
+        parts(self.head)  # raises if the head is not supported
         _require_top_k_within(model, config)
 
-        self.rank = 0
+        self.rank: int | None = None
         self.evaluation_needs_logits = False
         self.transform_output: Callable[[Call, Any], Any] | None = None
         self.extra_arguments: tuple[str, ...] = ()
@@ -110,6 +123,7 @@ class Handle:
         self._replace_functions()
         for module in (model, self.head):
             setattr(module, HANDLE_ATTRIBUTE, self)
+        setattr(model, COPY_FOR_DATA_PARALLEL, refuse_data_parallel)
 
     def detach(self) -> None:
         """Restore the model and call the functions in `on_detach`. Does nothing the second time."""
@@ -119,6 +133,7 @@ class Handle:
         self._restore_functions()
         for module in (self.model, self.head):
             delattr(module, HANDLE_ATTRIBUTE)
+        delattr(self.model, COPY_FOR_DATA_PARALLEL)
         if self.disconnect is not None:
             self.disconnect()
         for function in self.on_detach:
@@ -167,11 +182,11 @@ class Handle:
 
         `device` is where the model will train, if that is not where its head is now.
         """
-        weight = next(self.head.parameters())
+        weight = innermost(self.head).weight
         dtype = weight.dtype if weight.is_floating_point() else torch.float32  # 4-bit weights are stored as integers
         kernel = kernel_name(self.config.kernel, weight.device if device is None else device, dtype)
         seed = f", seed {self.seed_of_draws}" if self.config.draws else ""
-        trained = any(p.requires_grad for p in self.head.parameters())
+        trained = weight.requires_grad or any(p.requires_grad for p in self.head.parameters())
         return (
             f"OTR is active: {_describe_objective(self.config)}{seed}, kernel {kernel}, chunk_tokens "
             f"{self.config.chunk_tokens}, computed inside the {'trained' if trained else 'frozen'} "
@@ -221,7 +236,7 @@ class Handle:
             else:
                 output = original(*args, **kwargs)
         except Exception as error:
-            if call.loss is None or call.loss_returned:
+            if call.loss is None or call.landed is not None:
                 raise
             raise RuntimeError(
                 f"otr: {type(self.model).__name__} failed after its output head, where OTR computes the loss, and "
@@ -252,7 +267,7 @@ class Handle:
         return Call(labels, shift_labels, arguments.get("num_items_in_batch"))
 
     def _require_attached_head(self) -> None:
-        if self.model.get_output_embeddings() is not self.head:
+        if unwrapped(self.model.get_output_embeddings()) is not self.head:
             raise RuntimeError(
                 f"otr: the output head of {type(self.model).__name__} was replaced after attach(), and OTR would "
                 "compute nothing in the new one. PEFT replaces the head if lm_head is in target_modules or "
@@ -260,7 +275,7 @@ class Handle:
             )
 
     def _require_loss_returned(self, call: Call) -> None:
-        if not call.loss_returned:
+        if call.landed is None:
             missed = "output head" if call.loss is None else "loss_function"
             raise RuntimeError(
                 f"otr: {type(self.model).__name__} was called with labels, but its forward did not call its {missed}: "
@@ -280,21 +295,38 @@ class Handle:
         call = self.call
         if call is None or call.loss is not None:
             return original(hidden)
+        if self.model.training and self.first_step_report is None:
+            require_no_tensor_parallelism(self.model)
+        zero = self._compute_in_parts(call, hidden).to(hidden.device)
+        if call.first_step_check is None:
+            placeholder = hidden.new_zeros(*hidden.shape[:-1], 1) + zero
+        else:
+            placeholder = call.first_step_check.head_output(original) + zero
+        call.placeholder_shapes.add(placeholder.shape)
+        return placeholder
+
+    @torch.compiler.disable
+    def _compute_in_parts(self, call: Call, hidden: Tensor) -> Tensor:
+        """Compute the call's loss where all weights of the head are gathered; return a 0 with the loss's gradient."""
+        # Gradient checkpointing around the head would drop what backward needs, and compute the loss a second time.
+        with torch.autograd.graph.saved_tensors_hooks(_same, _same):
+            return inside_parts(self.head, hidden, functools.partial(self._compute, call))
+
+    def _compute(self, call: Call, hidden: Tensor) -> Tensor:
         labels = _next_token_labels(call, hidden)
-        call.loss, call.sums = self._compute_loss(hidden, labels, call.num_items)
+        loss, call.loss, call.sums = self._compute_loss(hidden, labels, call.num_items)
         if self.model.training:
             self.micro_batch += 1
             self._add_to_metrics(call.sums)
             if self.first_step_report is None:
-                call.first_step_check = begin_check(
-                    self.head, original, hidden, labels, self.logit_transform, self.nll_config
-                )
-        placeholder = hidden[..., :1] if call.first_step_check is None else call.first_step_check.head_output
-        call.placeholder_shapes.add(placeholder.shape)
-        return placeholder
+                call.first_step_check = begin_check(self.head, hidden, labels, self.logit_transform, self.nll_config)
+        zero, call.box = carry(loss)
+        return zero
 
-    def _compute_loss(self, hidden: Tensor, labels: Tensor, num_items: Any) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss that the output will have, and the sums of the metrics over the trained positions."""
+    def _compute_loss(
+        self, hidden: Tensor, labels: Tensor, num_items: Any
+    ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        """The objective, the value that the output's loss will have, and the sums of the metrics."""
         device = head_device(self.head)
         labels = labels.reshape(-1).to(device)
         arguments = linear_arguments(self.head, hidden.reshape(-1, hidden.shape[-1]).to(device))
@@ -313,15 +345,15 @@ class Handle:
         divisor = sums[TOKEN_COUNT].clamp(min=1) if num_items is None else num_items
         if isinstance(divisor, Tensor):  # 0 / 0 is 0 here; with trained tokens, the loss itself is not finite
             divisor = divisor.masked_fill(divisor == 0, 1)
-        nll = sums["nll"] / divisor
-        return _with_gradient_of(loss, nll), sums
+        return loss, sums["nll"] / divisor, sums
 
     def generator(self, device: torch.device) -> torch.Generator:
         """The source of the uniforms [positions, samples] that decide the draws of the current micro-batch.
 
         It is a generator of OTR's own, so the host's random stream is the same as without OTR.
         """
-        seed = draw_seed(self.seed_of_draws, self.step, self.micro_batch, self.rank)
+        rank = data_parallel_rank() if self.rank is None else self.rank
+        seed = draw_seed(self.seed_of_draws, self.step, self.micro_batch, rank)
         return torch.Generator(device).manual_seed(seed)
 
     def _add_to_metrics(self, sums: dict[str, Tensor]) -> None:
@@ -337,14 +369,16 @@ class Handle:
         """
         call = self.call
         if call is not None and call.loss is not None:
-            call.loss_returned = True
             logits = args[0] if args else kwargs["logits"]
             call.placeholder_shapes.add(logits.shape)
             if call.first_step_check is not None:
                 self.first_step_report = call.first_step_check.compare(
                     logits, self.original_loss_function, type(self.model).__name__
                 )
-            return call.loss.clone()  # mixture-of-experts models add their auxiliary loss to it in place
+            if call.landed is None:
+                assert call.box is not None
+                call.landed = land(logits, call.loss, call.box)
+            return call.landed.clone()  # mixture-of-experts models add their auxiliary loss to it in place
         if call is None and not self.model.training:
             loss: Tensor = self.original_loss_function(*args, **kwargs)
             return loss
@@ -434,9 +468,8 @@ def _divisor(num_items: Any, labels: Tensor) -> Any:
     return 1
 
 
-def _with_gradient_of(loss: Tensor, value: Tensor) -> Tensor:
-    """A scalar with this value and the gradient of the loss."""
-    return value + (loss - loss.detach())
+def _same(tensor: Tensor) -> Tensor:
+    return tensor
 
 
 # Both replacements look the handle up on the module at each call: a deep copy of the model has a handle of its own.

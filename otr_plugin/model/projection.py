@@ -3,15 +3,22 @@
 The loss computes the logits itself, chunk by chunk, so it needs the operands of the head's product instead of the
 head's output. They are read from the head in every forward: a host may have gathered or quantised the weight since the
 last one, and an adapter on the head changes in every step.
+
+An engine that shards a model gathers the weight of a module for the time of that module's own call. So whatever a head
+consists of, such as the factors of LoRA, is read inside the calls of the modules that own it: see `inside_parts`.
 """
 
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+
+from otr_plugin.model.replaced_forward import ReplacedForward
+from otr_plugin.model.wrappers import unwrapped
 
 
 class LinearArguments(NamedTuple):
@@ -40,44 +47,165 @@ def linear_arguments(head: Any, hidden: Tensor) -> LinearArguments:
 
 def own_linear_arguments(head: Any, hidden: Tensor) -> LinearArguments:
     """linear_arguments with the weight and the bias in the head's own dtype."""
-    kind = type(head).__name__
-    if hasattr(head, "modules_to_save") and hasattr(head, "original_module"):  # PEFT trains a copy of the head
-        active = _active_adapters(head)
-        return own_linear_arguments(head.modules_to_save[active[0]] if active else head.original_module, hidden)
+    head = unwrapped(head)
+    if _has_trained_copy(head):
+        return own_linear_arguments(_active_copy(head), hidden)
     if hasattr(head, "token_adapter"):
         return _with_trained_tokens(head.token_adapter, hidden)
-    if hasattr(head, "lora_A") and hasattr(head, "base_layer"):
+    if _has_lora(head):
         return _with_lora(head, hidden)
-    if kind == "Linear4bit" and hasattr(head, "weight"):
+    if type(head).__name__ == "Linear4bit":
         return _dequantised(head, hidden)
+    require_gathered(head.weight)
+    return LinearArguments(hidden, head.weight, head.bias)
+
+
+def inside_parts(head: Any, hidden: Tensor, body: Callable[[Tensor], Tensor]) -> Tensor:
+    """Return body(hidden), called inside the own calls of all modules of the head that linear_arguments reads.
+
+    To be used inside the head's own call. Hooks of the modules see `hidden` as their input and the result of `body` as
+    their output, and may replace both.
+    """
+    return _inside(parts(head), hidden, body)
+
+
+def _inside(modules: Sequence[Any], hidden: Tensor, body: Callable[[Tensor], Tensor]) -> Tensor:
+    if not modules:
+        return body(hidden)
+
+    def make_forward(original: Any) -> Any:
+        def forward(self: Any, hidden: Tensor) -> Tensor:
+            return _inside(modules[1:], hidden, body)
+
+        return forward
+
+    replaced = ReplacedForward(unwrapped(modules[0]), make_forward)
+    try:
+        result: Tensor = modules[0](hidden)
+    finally:
+        replaced.undo()
+    return result
+
+
+def parts(head: Any) -> list[Any]:
+    """The modules other than the head itself whose parameters linear_arguments reads, as they are called.
+
+    Raises ValueError for a head that computes something else than a linear layer, or that is not supported.
+    """
+    head = unwrapped(head)
+    if _has_trained_copy(head):
+        return _and_parts(_active_copy(head))
+    if hasattr(head, "token_adapter"):
+        return [head.token_adapter, *_and_parts(head.token_adapter.base_layer)]
+    if _has_lora(head):
+        return [part for name in _lora_names(head) for part in _lora_parts(head, name)] + _and_parts(head.base_layer)
+    kind = type(head).__name__
+    if kind == "Linear4bit":
+        return []
     if not isinstance(head, nn.Linear) or type(head).forward is not nn.Linear.forward:
         raise ValueError(
             f"otr: the model's output head is a {kind}, whose forward is not that of a plain linear layer. Supported "
             "heads are nn.Linear and bitsandbytes' Linear4bit, each also with LoRA, DoRA or trainable_token_indices, "
             "or in modules_to_save. Exclude the head from quantisation and from the adapter's target modules."
         )
-    if not head.weight.dtype.is_floating_point or type(head.weight.data) is not Tensor:
-        raise ValueError(
-            f"otr: the weight of the model's output head is a {type(head.weight.data).__name__} of "
-            f"{head.weight.dtype}; expected a plain floating-point tensor. Exclude the head from quantisation."
+    _require_floating_point(head.weight)
+    return []
+
+
+def _and_parts(part: Any) -> list[Any]:
+    return [part, *parts(part)]
+
+
+def innermost(head: Any) -> Any:
+    """The linear layer at the bottom of the head, which holds the whole weight."""
+    head = unwrapped(head)
+    if _has_trained_copy(head):
+        return innermost(_active_copy(head))
+    if hasattr(head, "token_adapter"):
+        return innermost(head.token_adapter.base_layer)
+    return innermost(head.base_layer) if _has_lora(head) else head
+
+
+def _has_trained_copy(head: Any) -> bool:
+    """Whether PEFT may train a copy of the head (modules_to_save)."""
+    return hasattr(head, "modules_to_save") and hasattr(head, "original_module")
+
+
+def _active_copy(head: Any) -> Any:
+    active = _active_adapters(head)
+    return head.modules_to_save[active[0]] if active else head.original_module
+
+
+def _has_lora(head: Any) -> bool:
+    return hasattr(head, "lora_A") and hasattr(head, "base_layer")
+
+
+def _lora_names(head: Any) -> list[str]:
+    """The adapters that add to the head's output. A merged adapter is a part of the base weight."""
+    return [] if head.merged else [name for name in _active_adapters(head) if name in head.lora_A]
+
+
+def _lora_parts(head: Any, name: str) -> list[Any]:
+    if not _is_dora(head, name):
+        return [head.lora_B[name]]  # A is called as it is
+    return [head.lora_magnitude_vector[name], head.lora_A[name], head.lora_B[name]]
+
+
+def _is_dora(head: Any, name: str) -> bool:
+    if name not in getattr(head, "lora_variant", {}):
+        return False
+    variant = type(head.lora_variant[name]).__name__
+    if variant == "DoraLinearVariant" and len(_active_adapters(head)) == 1 and head.lora_B[name].bias is None:
+        return True
+    raise ValueError(
+        f"otr: the adapter on the model's output head is a {variant}; only plain LoRA and one DoRA without bias are "
+        "supported there. Remove lm_head from the adapter's target_modules, or train the whole head with "
+        "modules_to_save."
+    )
+
+
+def _require_floating_point(weight: Tensor) -> None:
+    if weight.dtype.is_floating_point and (type(weight.data) is Tensor or is_dtensor(weight)):
+        return
+    raise ValueError(
+        f"otr: the weight of the model's output head is a {type(weight.data).__name__} of {weight.dtype}; expected a "
+        "plain floating-point tensor. Exclude the head from quantisation."
+    )
+
+
+def require_gathered(weight: Tensor) -> None:
+    """Raise RuntimeError if an engine has not gathered the weight, inside the call for which it should have.
+
+    Its memory must not be read: FSDP has freed it.
+    """
+    sharded = is_dtensor(weight)
+    if sharded or weight.dim() != 2 or (weight.untyped_storage().nbytes() == 0 and weight.numel()):
+        what = f"a DTensor with placements {weight.placements}" if sharded else f"of shape {list(weight.shape)}"
+        raise RuntimeError(
+            f"otr: inside the call of the model's output head, its weight is still sharded ({what}): FSDP or ZeRO-3 "
+            "has not gathered it. They do so in the call of the module that they wrap: call that module, and not its "
+            "forward or a module inside it."
         )
-    return LinearArguments(hidden, head.weight, head.bias)
+
+
+def is_dtensor(tensor: Tensor) -> bool:
+    """Whether the tensor is sharded over a device mesh, by FSDP2 or by tensor parallelism."""
+    if not torch.distributed.is_available():
+        return False
+    from torch.distributed.tensor import DTensor
+
+    return isinstance(tensor.data, DTensor)
 
 
 def head_device(head: Any) -> torch.device:
     """The device of the head's weight; in a model split over devices, the hidden states may be on another one."""
-    device: torch.device = next(head.parameters()).device
+    device: torch.device = innermost(head).weight.device
     if device.type == "meta":
         raise ValueError(
             "otr: the weight of the model's output head is offloaded: it is on a device only while the head's own "
             "forward runs, which OTR replaces. Keep lm_head on a device (device_map)."
         )
     return device
-
-
-def require_supported_head(head: Any) -> None:
-    """Raise the ValueError that `linear_arguments` would raise in the first forward, before any data is there."""
-    own_linear_arguments(head, torch.zeros(0, head.in_features) if hasattr(head, "in_features") else torch.zeros(0, 0))
 
 
 def _active_adapters(layer: Any) -> list[str]:
@@ -91,22 +219,15 @@ def _with_lora(head: Any, hidden: Tensor) -> LinearArguments:
     base = own_linear_arguments(head.base_layer, hidden)
     inputs, weights = [base.hidden], [base.weight]
     bias = base.bias
-    if head.merged:  # the base weight then contains the adapter
+    names = _lora_names(head)
+    if not names:
         return base
-    for name in _active_adapters(head):
-        if name not in head.lora_A:
-            continue
-        if name in getattr(head, "lora_variant", {}):
-            variant = type(head.lora_variant[name]).__name__
-            if variant == "DoraLinearVariant" and len(_active_adapters(head)) == 1 and head.lora_B[name].bias is None:
-                return _with_dora(head, name, base)
-            raise ValueError(
-                f"otr: the adapter on the model's output head is a {variant}; only plain LoRA and one DoRA without "
-                "bias are supported there. Remove lm_head from the adapter's target_modules, or train the whole head "
-                "with modules_to_save."
-            )
-        a, b = head.lora_A[name], head.lora_B[name]
-        low_rank = head.scaling[name] * a(head.lora_dropout[name](hidden.to(a.weight.dtype)))
+    for name in names:
+        if _is_dora(head, name):
+            return _with_dora(head, name, base)
+        a, b = head.lora_A[name], unwrapped(head.lora_B[name])
+        require_gathered(b.weight)
+        low_rank = head.scaling[name] * a(head.lora_dropout[name](hidden.to(unwrapped(a).weight.dtype)))
         inputs.append(low_rank.to(base.hidden.dtype))
         weights.append(b.weight.to(base.weight.dtype))
         if b.bias is not None:
@@ -120,7 +241,8 @@ def _with_dora(head: Any, name: str, base: LinearArguments) -> LinearArguments:
 
     With dropout d, PEFT computes h W' + (m - 1) d(h) W' + m s (d(h) A') B', which is a product with W and (m - 1) W.
     """
-    a, b, dora = head.lora_A[name], head.lora_B[name], head.lora_magnitude_vector[name]
+    a, b = unwrapped(head.lora_A[name]), unwrapped(head.lora_B[name])
+    dora = unwrapped(head.lora_magnitude_vector[name])
     dropout, scaling = head.lora_dropout[name], head.scaling[name]
     hidden, weight = base.hidden, base.weight
     norm = dora.get_weight_norm(weight, (b.weight @ a.weight).detach().to(weight.dtype), scaling).detach()
@@ -130,7 +252,7 @@ def _with_dora(head: Any, name: str, base: LinearArguments) -> LinearArguments:
     else:
         dropped = dropout(hidden.to(a.weight.dtype))
         inputs, weights = [hidden, dropped.to(hidden.dtype)], [weight, (m - 1) * weight]
-    low_rank = scaling * a(dropped)
+    low_rank = scaling * nn.functional.linear(dropped, a.weight)  # this runs inside the call of A
     inputs.append(low_rank.to(hidden.dtype))
     weights.append(m * b.weight.to(weight.dtype))
     return LinearArguments(torch.cat(inputs, -1), torch.cat(weights, -1), base.bias)
