@@ -29,18 +29,23 @@ DRAW_METRICS = ("reward", "hit_rate", "unsampled")
 TOKEN_COUNT = "tokens"
 
 
-def reduce_over_ranks(sums: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Add the sums of all ranks, if torch.distributed is initialised. A collective: every rank has to call it."""
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
-        return dict(sums)
-    stacked = torch.stack([value.double() for value in sums.values()])
-    torch.distributed.all_reduce(stacked)
-    return dict(zip(sums, stacked.unbind(), strict=True))
+def metric_names(has_rollout: bool) -> list[str]:
+    """The metrics of an objective with or without a rollout, in their order."""
+    return [name for name in ROW_METRICS if has_rollout or name not in DRAW_METRICS]
 
 
 def average(sums: Mapping[str, torch.Tensor]) -> dict[str, float]:
     """Averages over the trained positions, under the names of a host's log. Waits for the device once."""
-    names = [name for name in sums if name != TOKEN_COUNT]
-    values = torch.stack([sums[name].double() for name in (TOKEN_COUNT, *names)]).tolist()
-    count = max(values[0], 1.0)
-    return {PREFIX + name: value / count for name, value in zip(names, values[1:], strict=True)}
+    return average_of_numbers(to_numbers(sums))
+
+
+def to_numbers(sums: Mapping[str, torch.Tensor]) -> dict[str, float]:
+    """The sums as numbers. Waits for the device once."""
+    values = torch.stack([value.double() for value in sums.values()]).tolist()
+    return dict(zip(sums, values, strict=True))
+
+
+def average_of_numbers(sums: Mapping[str, float]) -> dict[str, float]:
+    """Averages over the trained positions, under the names of a host's log."""
+    count = max(sums[TOKEN_COUNT], 1.0)
+    return {PREFIX + name: value / count for name, value in sums.items() if name != TOKEN_COUNT}

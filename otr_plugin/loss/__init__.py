@@ -23,7 +23,7 @@ from otr_plugin.loss import checks, memory_plan
 from otr_plugin.loss.chunked import LinearLoss, Problem
 from otr_plugin.loss.uniforms import Uniforms
 from otr_plugin.loss.vocabulary import WHOLE, VocabularySlice
-from otr_plugin.metrics import DRAW_METRICS, ROW_METRICS, TOKEN_COUNT
+from otr_plugin.metrics import ROW_METRICS, TOKEN_COUNT, metric_names
 
 __all__ = ["OTROutput", "otr_loss"]
 
@@ -118,8 +118,7 @@ def otr_loss(
     # Every dtype is chosen explicitly from here on; autocast would change those of the GEMMs a second time.
     with torch.autocast(hidden.device.type, enabled=False), memory_plan.advice():
         loss, sums, count = LinearLoss.apply(hidden, weight, bias, labels, problem)  # type: ignore[no-untyped-call] # of torch
-    names = [name for name in ROW_METRICS if config.has_rollout or name not in DRAW_METRICS]
-    metrics = {name: sums[ROW_METRICS.index(name)] for name in names}
+    metrics = {name: sums[ROW_METRICS.index(name)] for name in metric_names(config.has_rollout)}
     return OTROutput(loss, metrics | {TOKEN_COUNT: count})
 
 

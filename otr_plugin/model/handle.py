@@ -25,6 +25,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import inspect
+import itertools
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -39,7 +40,7 @@ from otr_plugin.config import OTRConfig, not_implemented
 from otr_plugin.loss import otr_loss
 from otr_plugin.loss.checks import IGNORE_INDEX
 from otr_plugin.loss.dispatch import kernel_name
-from otr_plugin.metrics import TOKEN_COUNT, average, reduce_over_ranks
+from otr_plugin.metrics import TOKEN_COUNT, average_of_numbers, metric_names, to_numbers
 from otr_plugin.model.first_step import FirstStepCheck, FirstStepReport, begin_check
 from otr_plugin.model.inline_loss import (
     INLINE_LOSS_MODELS,
@@ -57,8 +58,14 @@ from otr_plugin.model.projection import (
     logit_transform,
     parts,
 )
-from otr_plugin.model.ranks import data_parallel_rank, refuse_data_parallel, require_no_tensor_parallelism
+from otr_plugin.model.ranks import (
+    data_parallel_rank,
+    in_group,
+    refuse_data_parallel,
+    require_no_tensor_parallelism,
+)
 from otr_plugin.model.replaced_forward import ReplacedForward
+from otr_plugin.model.sum_over_ranks import sum_over_ranks
 from otr_plugin.model.wrappers import unwrapped
 
 HANDLE_ATTRIBUTE = "_otr_handle"
@@ -97,6 +104,7 @@ class Handle:
     """
 
     attached: ClassVar[weakref.WeakSet[Handle]] = weakref.WeakSet()  # all handles of attached models, copies included
+    names_of_sums: ClassVar[Iterator[int]] = itertools.count()
 
     def __init__(self, model: Any, config: OTRConfig, seed: int | None) -> None:
         self.model, self.config, self.seed = model, config, seed
@@ -118,6 +126,8 @@ class Handle:
         self.first_step_report: FirstStepReport | None = None  # None until the first-step check has passed
         self.call: Call | None = None  # the forward that is running
         self.sums: dict[str, Tensor] = {}  # each metric's sum since take_metrics
+        self.name_of_sums: int | None = None  # the same number on all ranks; from the first take_metrics on
+        self.times_taken = 0
 
         Handle.attached.add(self)
         self._replace_functions()
@@ -170,7 +180,8 @@ class Handle:
 
     def __getstate__(self) -> dict[str, Any]:
         """A copy of the model belongs to no trainer: a trainer that was copied with it would copy its data, too."""
-        return self.__dict__ | {"disconnect": None, "transform_output": None, "extra_arguments": ()}
+        of_a_trainer = {"disconnect": None, "transform_output": None, "extra_arguments": ()}
+        return self.__dict__ | of_a_trainer | {"name_of_sums": None, "times_taken": 0}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """A copied or unpickled model is attached, like its original."""
@@ -212,12 +223,23 @@ class Handle:
             )
 
     def take_metrics(self) -> dict[str, float]:
-        """Return the `otr/...` averages since the last call, over all ranks, and start anew.
+        """Return the `otr/...` averages since the last call, over all ranks, and start anew; {} if no rank trained.
 
-        Every rank has to call it, because it sums over ranks. It waits for the device once.
+        Every rank has to call it after the same steps, because it sums over ranks. A rank that does not is an error on
+        the others: sum_over_ranks.py. It waits for the device once.
         """
         sums, self.sums = self.sums, {}
-        return average(reduce_over_ranks(sums)) if sums else {}
+        names = [*metric_names(self.config.has_rollout), TOKEN_COUNT]
+        # Every rank has the same numbers in the same order, also one that did not train: the last is whether it did.
+        values = to_numbers(sums) if sums else {}
+        numbers = [*(values.get(name, 0.0) for name in names), float(bool(sums))]
+        if in_group():
+            if self.name_of_sums is None:
+                self.name_of_sums = next(Handle.names_of_sums)
+            numbers = sum_over_ranks(f"{self.name_of_sums}/{self.times_taken}", self.step, numbers)
+            self.times_taken += 1
+        *numbers, trained = numbers
+        return average_of_numbers(dict(zip(names, numbers, strict=True))) if trained else {}
 
     # model_forward replaces model.forward. Its steps follow it.
 
