@@ -6,6 +6,7 @@ import argparse
 
 from benchmarks import figures
 from benchmarks.faults import command as faults
+from benchmarks.engines import command as engines
 from benchmarks.hosts.features import command as features
 from benchmarks.learning import command as learning
 from benchmarks.performance import axolotl_step, fit, gpu, gradient_size, loss
@@ -20,6 +21,7 @@ COMMANDS = {
     "gradient": (gradient_size, "the size of OTR's gradient beside that of SFT"),
     "features": (features, "which features of the hosts train with OTR as without; it can be resumed"),
     "faults": (faults, "kills the hosts' runs, fills their disk and takes their memory; it can be resumed"),
+    "engines": (engines, "DDP, FSDP and ZeRO on two processes, compared with one; it can be resumed"),
     "quickstart": (quickstart, "a small model learns a new skill in the real Axolotl, by SFT and by OTR"),
     "learning": (learning, "a study of when OTR helps: small models learn by SFT, DFT and OTR; it can be resumed"),
     "pretrain": (pretrain, "pretrain the small model of the quickstart"),

@@ -12,16 +12,15 @@ from torch import distributed as dist
 
 from benchmarks.engines.models import RANKS
 
-LEARNING_RATE = 30.0  # large beside the weights, so that rounding of the weights hides no error of their change
 
 
 class Wrapped:
     """A wrapped model. Gradients are averaged over ranks by every engine, and `backward` undoes the division."""
 
-    def __init__(self, module: Any) -> None:
+    def __init__(self, module: Any, rate: float) -> None:
         self.module = module
         trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
-        self.optimizer = torch.optim.SGD(trained, lr=LEARNING_RATE)
+        self.optimizer = torch.optim.SGD(trained, lr=rate)
 
     def forward_context(self) -> AbstractContextManager[Any]:
         return nullcontext()
@@ -57,10 +56,10 @@ def whole(parameter: Any) -> Tensor:
 
 
 class DDP(Wrapped):
-    def __init__(self, model: Any, settings: dict[str, Any], micro_batches: int) -> None:
+    def __init__(self, model: Any, settings: dict[str, Any], micro_batches: int, rate: float) -> None:
         options = {name: value for name, value in settings.items() if name != "autocast"}
         self.autocast = settings.get("autocast", False)
-        super().__init__(nn.parallel.DistributedDataParallel(model, **options))
+        super().__init__(nn.parallel.DistributedDataParallel(model, **options), rate)
 
     def forward_context(self) -> AbstractContextManager[Any]:
         return torch.autocast("cpu", torch.bfloat16) if self.autocast else nullcontext()
@@ -94,7 +93,7 @@ def head_and_norm(model: Any) -> tuple[Any, Any]:
 
 
 class FSDP1(Wrapped):
-    def __init__(self, model: Any, settings: dict[str, Any], micro_batches: int) -> None:
+    def __init__(self, model: Any, settings: dict[str, Any], micro_batches: int, rate: float) -> None:
         from torch.distributed.fsdp import CPUOffload, FullyShardedDataParallel, MixedPrecision, ShardingStrategy
         from torch.distributed.fsdp.wrap import CustomPolicy
 
@@ -111,7 +110,7 @@ class FSDP1(Wrapped):
             cpu_offload=CPUOffload(settings.get("offload", False)),
             device_id=torch.device("cpu"),
         )
-        super().__init__(module)
+        super().__init__(module, rate)
 
     def accumulation_context(self, last: bool) -> AbstractContextManager[Any]:
         context: AbstractContextManager[Any] = nullcontext() if last else self.module.no_sync()
@@ -133,7 +132,7 @@ class FSDP1(Wrapped):
 
 
 class FSDP2(Wrapped):
-    def __init__(self, model: Any, settings: dict[str, Any], micro_batches: int) -> None:
+    def __init__(self, model: Any, settings: dict[str, Any], micro_batches: int, rate: float) -> None:
         from torch.distributed.device_mesh import init_device_mesh
         from torch.distributed.fsdp import CPUOffloadPolicy, MixedPrecisionPolicy, OffloadPolicy, fully_shard
 
@@ -161,7 +160,7 @@ class FSDP2(Wrapped):
             case "norm" if not tied:
                 shard([norm, head])
         shard(model, settings.get("reshard_root", False))
-        super().__init__(model)
+        super().__init__(model, rate)
 
     def accumulation_context(self, last: bool) -> AbstractContextManager[Any]:
         self.module.set_requires_gradient_sync(last)
@@ -188,16 +187,17 @@ def zero_config(settings: dict[str, Any], micro_batches: int) -> dict[str, Any]:
         "zero_optimization": zero,
         "zero_allow_untested_optimizer": True,
         "zero_force_ds_cpu_optimizer": False,
+        "gradient_clipping": 1e9,  # in bf16, the default is 1
         "bf16": {"enabled": bool(settings.get("bf16"))},
     }
 
 
 class Zero(Wrapped):
-    def __init__(self, model: Any, settings: dict[str, Any], micro_batches: int) -> None:
+    def __init__(self, model: Any, settings: dict[str, Any], micro_batches: int, rate: float) -> None:
         import deepspeed
 
         self.settings, self.micro_batches = settings, micro_batches
-        super().__init__(model)
+        super().__init__(model, rate)
         self.module, *_ = deepspeed.initialize(
             model=model, optimizer=self.optimizer, config=zero_config(settings, micro_batches)
         )
@@ -246,7 +246,7 @@ def gathered(model: Any, settings: dict[str, Any]) -> Iterator[None]:
         yield
 
 
-KINDS: dict[str, Callable[[Any, dict[str, Any], int], Wrapped]] = {
+KINDS: dict[str, Callable[[Any, dict[str, Any], int, float], Wrapped]] = {
     "ddp": DDP,
     "fsdp1": FSDP1,
     "fsdp2": FSDP2,
