@@ -88,6 +88,7 @@ def prepare() -> None:
 def _write(path: Path, results: dict[str, Any], order: list[str]) -> None:
     kept = {name: _short(results[name]) for name in order if name in results}
     content = provenance.collect(PACKAGES) | {"command": "python -m benchmarks engines", "cells": kept}
+    path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_suffix(".part")  # a run that is interrupted leaves a whole file
     part.write_text(json.dumps(content, indent=1) + "\n")
     part.replace(path)

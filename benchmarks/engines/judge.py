@@ -15,18 +15,21 @@ ENGINES_OWN = "engine differs"  # so does the engine, with the model's own loss
 DIFFERS, FAILS = "differs", "fails"
 GOOD = (SAME, REFUSED, ENGINES_ERROR, ENGINES_OWN)
 
-# Relative to the largest update of a parameter; losses and averages relative to their size.
-ROUNDING = {"update": 1e-5, "loss": 1e-6, "metrics": 1e-5}
-# In bf16, OTR may be this many times as far from one process in float32 as the engine is with the model's own loss.
+# Relative to the largest update of a parameter; losses and averages relative to their size. See training.run for what
+# the errors are.
+ROUNDING = {
+    "float32": {"update": 1e-5, "loss": 1e-6, "metrics": 1e-5},
+    BF16: {"update": 2**-5, "loss": 2**-7},
+}
+# In bf16, OTR may be this many times as far from the engine without OTR as that is from one process in float32.
 FARTHER = 3
-BF16_ROUNDING = {"update": 2**-6, "loss": 2**-8, "metrics": 2**-8}
 
 
 def judge(cell: Cell, ranks: Ranks) -> dict[str, Any]:
     """The cell's result, with its errors or a message."""
     outcome = ranks.run(cell)
-    errors = largest(outcome)
-    if errors is not None and within(errors, ROUNDING):
+    errors, bounds = largest(outcome), ROUNDING[ENGINES[cell.engine].precision]
+    if errors is not None and within(errors, bounds):
         return {"result": SAME, "errors": errors}
     told = message(outcome)
     if told is not None and "otr: " in told:
@@ -37,14 +40,13 @@ def judge(cell: Cell, ranks: Ranks) -> dict[str, Any]:
         return {"result": ENGINES_ERROR, "message": message(plain)}
     if errors is None:
         return {"result": FAILS, "message": told}
-    result: dict[str, Any] = {"errors": errors, "without OTR": own}
-    low = ENGINES[cell.engine].precision == BF16
-    bound = {name: max(BF16_ROUNDING[name], FARTHER * own.get(name, 0.0)) for name in ROUNDING}
-    if low and within(own, dict.fromkeys(own, 0.2)) and within(errors, bound):
-        return {"result": SAME} | result
-    if not low and not within(own, ROUNDING):
-        return {"result": ENGINES_OWN} | result
-    return {"result": DIFFERS} | result
+    allowed = {name: max(bound, FARTHER * own.get(name, 0.0)) for name, bound in bounds.items()}
+    result = DIFFERS
+    if ENGINES[cell.engine].precision == BF16 and within(errors, allowed):
+        result = SAME
+    elif not within(own, bounds):
+        result = ENGINES_OWN
+    return {"result": result, "errors": errors, "without OTR": own}
 
 
 def within(errors: dict[str, float], bounds: dict[str, float]) -> bool:

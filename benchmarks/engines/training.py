@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
-from typing import Any
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -23,14 +22,45 @@ RATES = {"float32": 30.0, BF16: 1.0}
 SAMPLED, LOW_PRECISION = OTRConfig(samples=16), OTRConfig(objective="sft")
 
 
-def run(cell: Cell, rank: int) -> dict[str, Any]:
-    """The errors of the cell, relative to one process: of the update of parameters, of losses, and of metrics."""
+@dataclass
+class Outcome:
+    """What one rank has after the steps: trained parameters before and after, losses, and averages of metrics."""
+
+    start: dict[str, Tensor]
+    end: dict[str, Tensor]
+    losses: list[float]
+    logged: list[dict[str, float]]
+
+
+def run(cell: Cell, rank: int) -> dict[str, float]:
+    """The cell's largest errors: of the update of parameters, of losses, and of metrics.
+
+    In float32, they are the distance to one process. In low precision, where rounding is large and may send a token to
+    another expert, they are the distance to the engine without OTR.
+    """
+    engine, case = ENGINES[cell.engine], CASES[cell.case]
+    got = train(cell, rank)
+    if engine.precision == BF16 and not cell.plain:
+        want = train(replace(cell, plain=True), rank)
+    else:
+        want = one_process(case, cell.head, RATES[engine.precision], cell.plain)[rank]
+    errors = {"update": _update_error(got.end, want), "loss": _largest(got.losses, want.losses)}
+    if engine.precision != BF16 and not cell.plain:
+        pairs = zip(got.logged, want.logged, strict=True)
+        assert all(one.keys() == other.keys() for one, other in pairs), "the names of the metrics"
+        errors["metrics"] = _largest(*([v for one in logged for v in one.values()] for logged in (got.logged, want.logged)))
+    return errors
+
+
+def train(cell: Cell, rank: int) -> Outcome:
+    """Two optimiser steps with the engine."""
     engine, case = ENGINES[cell.engine], CASES[cell.case]
     config = LOW_PRECISION if engine.precision == BF16 else SAMPLED
     with construction(engine.kind, engine.settings):
         model = models.make(case.model, cell.head)
     with gathered(model, engine.settings):
         models.randomise(model)
+    start = parameters_at_start(case.model, cell.head)
     if case.checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     handle = None
@@ -62,32 +92,29 @@ def run(cell: Cell, rank: int) -> dict[str, Any]:
                 with torch.no_grad(), wrapped.forward_context():
                     losses.append(wrapped.module(**batches[0][rank]).loss.item())
                 wrapped.module.train()
-        got = wrapped.parameters_by_name(model)
+        end = wrapped.parameters_by_name(model)
     finally:
         wrapped.close()
         if handle is not None:
             handle.detach()
-    start, want, want_losses, want_logged = reference(case, cell.head, config, RATES[engine.precision], cell.plain)
-    errors = {"update": _update_error(start, got, want), "loss": _largest(losses, want_losses[rank])}
-    if handle is not None:
-        errors["metrics"] = max(
-            _largest(list(_compared(one, config)), list(_compared(other, config)))
-            for one, other in zip(logged, want_logged, strict=True)
-        )
-    return errors
-
-
-Reference = tuple[dict[str, Tensor], dict[str, Tensor], list[list[float]], list[dict[str, float]]]
+    return Outcome(start, end, losses, logged)
 
 
 @functools.cache
-def reference(case: Case, head: str, config: OTRConfig, rate: float, plain: bool) -> Reference:
-    """(parameters before, after, losses by rank, metrics) of one process that has the batches of all ranks."""
+def parameters_at_start(kind: str, head: str) -> dict[str, Tensor]:
+    """The trained parameters of a new model."""
+    model = models.make(kind, head)
+    models.randomise(model)
+    return {name: parameter.detach() for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+
+@functools.cache
+def one_process(case: Case, head: str, rate: float, plain: bool) -> list[Outcome]:
+    """The same two steps in one process that has the batches of all ranks; for each rank, what it should have."""
     model = models.make(case.model, head)
     models.randomise(model)
-    handle = None if plain else attach(model, config, seed=3)
+    handle = None if plain else attach(model, SAMPLED, seed=3)
     trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
-    start = {name: parameter.detach().clone() for name, parameter in trained.items()}
     optimizer = torch.optim.SGD(trained.values(), lr=rate)
     losses: list[list[float]] = [[] for _ in range(models.RANKS)]
     logged = []
@@ -114,7 +141,8 @@ def reference(case: Case, head: str, config: OTRConfig, rate: float, plain: bool
             model.train()
     if handle is not None:
         handle.detach()
-    return start, {name: parameter.detach().clone() for name, parameter in trained.items()}, losses, logged
+    end = {name: parameter.detach() for name, parameter in trained.items()}
+    return [Outcome(parameters_at_start(case.model, head), end, of_rank, logged) for of_rank in losses]
 
 
 def _averages(handle: Any) -> dict[str, float]:
@@ -125,24 +153,18 @@ def _averages(handle: Any) -> dict[str, float]:
     return average(sums)
 
 
-def _compared(averages: dict[str, float], config: OTRConfig) -> Iterator[float]:
-    """The averages in their order. In low precision, rounding decides which of two like logits is the largest."""
-    return (value for name, value in averages.items() if config is SAMPLED or name != "otr/accuracy")
-
-
-def _update_error(start: dict[str, Tensor], got: dict[str, Tensor], want: dict[str, Tensor]) -> float:
+def _update_error(got: dict[str, Tensor], want: Outcome) -> float:
     """The largest difference of an update, as a share of the largest update of the same parameter."""
-    updates = {name: (want[name] - start[name]).double() for name in want}
+    updates = {name: (want.end[name] - start).double() for name, start in want.start.items()}
     floor = 1e-2 * max(update.abs().max().item() for update in updates.values())
-    errors = [
-        ((got[name].double() - start[name].double() - update).abs().max() / max(update.abs().max().item(), floor)).item()
-        for name, update in updates.items()
-    ]
+    errors = []
+    for name, update in updates.items():
+        difference = got[name].double() - want.start[name].double() - update
+        errors.append(difference.abs().max().item() / max(update.abs().max().item(), floor))
     return max(float("inf") if error != error else error for error in errors)
 
 
 def _largest(got: list[float], want: list[float]) -> float:
-    if len(got) != len(want):
-        return float("inf")
-    differences = [0.0 if one != one and other != other else abs(one - other) / max(abs(other), 1.0) for one, other in zip(got, want, strict=True)]
-    return max(float("inf") if difference != difference else difference for difference in differences)
+    """The largest difference, relative where the numbers are larger than 1."""
+    pairs = zip(got, want, strict=True)
+    return max((abs(one - other) / max(abs(other), 1.0) if one == one else float("inf")) for one, other in pairs)

@@ -5,6 +5,10 @@ OTR applies; the loss would then be wrong without any sign of it. So in the firs
 forward computes the logits of a few trained positions, and the model's own code brings them to its loss_function. There
 they are compared with OTR's logits, and the NLL that the original loss function gives for them with OTR's NLL. A
 mismatch raises with both numbers.
+
+The head's original forward may make an engine gather weights, which all ranks have to do together. So every rank runs the
+check in its first training step. A batch without trained positions is checked at its first positions, with token 0 as
+the label; there the hidden states need not be finite.
 """
 
 from __future__ import annotations
@@ -106,16 +110,15 @@ class FirstStepCheck:
 @torch.no_grad()
 def begin_check(
     head: nn.Module, hidden: Tensor, labels: Tensor, transform: LogitTransform, nll_config: OTRConfig
-) -> FirstStepCheck | None:
-    """Compute OTR's results at the first trained positions; None if the batch has none.
-
-    `nll_config` makes otr_loss compute the plain NLL.
-    """
-    trained = (labels.reshape(-1) != IGNORE_INDEX).nonzero().squeeze(1)[:POSITIONS]
-    if len(trained) == 0:
-        return None
-    rows, y = hidden.reshape(-1, hidden.shape[-1])[trained], labels.reshape(-1)[trained]
-    y = y.to(rows.device)
+) -> FirstStepCheck:
+    """Compute OTR's results at the first trained positions. `nll_config` makes otr_loss compute the plain NLL."""
+    hidden, labels = hidden.reshape(-1, hidden.shape[-1]), labels.reshape(-1).to(hidden.device)
+    trained = (labels != IGNORE_INDEX).nonzero().squeeze(1)[:POSITIONS]
+    if len(trained):
+        rows, y = hidden[trained], labels[trained]
+    else:
+        rows = hidden[:POSITIONS].nan_to_num(0.0, 0.0, 0.0)
+        y = labels.new_zeros(len(rows))
     with _without_dropout(head):
         h, weight, bias = linear_arguments(head, rows)
         own = own_linear_arguments(head, rows)

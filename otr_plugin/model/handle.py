@@ -83,7 +83,8 @@ class Call:
     box: Box | None = None  # brings the gradient from the returned loss to the computed one
     sums: dict[str, Tensor] = field(default_factory=dict)  # each metric's sum over this call's trained positions
     first_step_check: FirstStepCheck | None = None
-    landed: Tensor | None = None  # the loss with its gradient, once loss_function has returned it to the model
+    loss_returned: bool = False  # whether the model has called loss_function
+    landed: Tensor | None = None  # what loss_function returned: the loss with its gradient
     placeholder_shapes: set[torch.Size] = field(default_factory=set)  # of the head, and at the loss_function
 
 
@@ -258,7 +259,7 @@ class Handle:
             else:
                 output = original(*args, **kwargs)
         except Exception as error:
-            if call.loss is None or call.landed is not None:
+            if call.loss is None or call.loss_returned:
                 raise
             raise RuntimeError(
                 f"otr: {type(self.model).__name__} failed after its output head, where OTR computes the loss, and "
@@ -297,7 +298,7 @@ class Handle:
             )
 
     def _require_loss_returned(self, call: Call) -> None:
-        if call.landed is None:
+        if not call.loss_returned:
             missed = "output head" if call.loss is None else "loss_function"
             raise RuntimeError(
                 f"otr: {type(self.model).__name__} was called with labels, but its forward did not call its {missed}: "
@@ -391,6 +392,7 @@ class Handle:
         """
         call = self.call
         if call is not None and call.loss is not None:
+            call.loss_returned = True
             logits = args[0] if args else kwargs["logits"]
             call.placeholder_shapes.add(logits.shape)
             if call.first_step_check is not None:
