@@ -94,7 +94,7 @@ def head_and_norm(model: Any) -> tuple[Any, Any]:
 
 class FSDP1(Wrapped):
     def __init__(self, model: Any, settings: dict[str, Any], micro_batches: int, rate: float) -> None:
-        from torch.distributed.fsdp import CPUOffload, FullyShardedDataParallel, MixedPrecision, ShardingStrategy
+        from torch.distributed.fsdp import FullyShardedDataParallel, MixedPrecision, ShardingStrategy
         from torch.distributed.fsdp.wrap import CustomPolicy
 
         units = {id(module) for module in (*decoder_layers(model), *trained_leaves(model))}
@@ -107,7 +107,6 @@ class FSDP1(Wrapped):
             sharding_strategy=ShardingStrategy[settings.get("strategy", "FULL_SHARD")],
             use_orig_params=settings.get("use_orig_params", True),
             mixed_precision=low if settings.get("bf16") else None,
-            cpu_offload=CPUOffload(settings.get("offload", False)),
             device_id=torch.device("cpu"),
         )
         super().__init__(module, rate)

@@ -25,11 +25,20 @@ def test_a_model_that_changes_the_heads_output_is_refused_with_both_numbers():
         model(**inputs)
 
 
-def test_the_check_waits_for_a_batch_with_a_trained_token():
+def test_a_batch_without_a_trained_token_is_checked_too():
     model, inputs = attached_without_the_models_scale(), batch()
-    model(**inputs | {"labels": torch.full_like(inputs["labels"], -100)})
     with pytest.raises(RuntimeError, match="differ from the model's own by"):
-        model(**inputs)
+        model(**inputs | {"labels": torch.full_like(inputs["labels"], -100)})
+
+
+def test_a_batch_without_a_trained_token_may_have_hidden_states_that_are_not_finite():
+    model, inputs = tiny("llama"), batch()
+    handle = attach(model, OTR)
+    nothing = torch.full_like(inputs["labels"], -100)
+    undo = model.model.norm.register_forward_hook(lambda *_: torch.full((3, 11, 32), torch.nan))
+    assert model(**inputs | {"labels": nothing}).loss == 0
+    assert handle.first_step_report is not None
+    undo.remove()
 
 
 def test_a_mismatch_that_is_caught_is_found_again():
