@@ -15,7 +15,7 @@ WITH_ENVIRONMENT := $(filter-out $(IN_AXOLOTLS),$(SESSIONS))
 # Print a session's output when the session has ended, rather than mixed with the other session's. make 3 cannot.
 SYNC := $(if $(filter output-sync,$(.FEATURES)),--output-sync=target)
 
-.PHONY: quickstart features faults test fuzz docs bench lock audit clean help $(SESSIONS:%=test-%)
+.PHONY: quickstart features engines faults test fuzz docs bench lock audit clean help $(SESSIONS:%=test-%)
 
 quickstart: .nox/ready-axolotl  ## train a small model in the real Axolotl, by SFT and by OTR, and compare
 	@.nox/axolotl/bin/python -m benchmarks quickstart
@@ -45,6 +45,10 @@ fuzz: $(HOSTS:%=.nox/ready-%)  ## search for recipes that a host reads otherwise
 	@failed=; for host in $(HOSTS); do \
 	  OMP_NUM_THREADS=1 .nox/$$host/bin/python -m benchmarks.fuzz $$host --keep $(MINUTES:%=--minutes %) || failed=1; \
 	done; test -z "$$failed"
+
+# With DeepSpeed in the environment, ZeRO too: DS_BUILD_OPS=0 pip install --no-build-isolation deepspeed
+engines: .nox/ready-axolotl  ## train with DDP, FSDP and ZeRO on two processes, and compare with one; it resumes
+	OMP_NUM_THREADS=1 .nox/axolotl/bin/python -m benchmarks engines
 
 docs: .nox/ready-docs  ## build the documentation into site/ and check its links
 	$(NOX) -R -s docs

@@ -37,7 +37,14 @@ PYPROJECT = nox.project.load_toml("pyproject.toml")
 TESTS: dict[str, list[str]] = {
     "core": PYPROJECT["tool"]["pytest"]["ini_options"]["testpaths"],  # what plain `pytest` runs
     "axolotl": ["tests/hosts/axolotl", "tests/distributed/test_axolotl.py"],
-    "models": ["tests/model", "tests/extend", "tests/hosts/transformers", "tests/distributed/test_model.py"],
+    "models": [
+        "tests/model",
+        "tests/extend",
+        "tests/hosts/transformers",
+        "tests/distributed/test_model.py",
+        "tests/distributed/test_engines.py",
+        "tests/distributed/test_faults.py",
+    ],
     "benchmarks": ["tests/benchmarks/hosts", "tests/benchmarks/learning"],
     "packaging": ["tests/packaging"],
     "llamafactory": ["tests/hosts/llamafactory", "tests/distributed/test_llamafactory.py"],

@@ -26,6 +26,7 @@ from typing import Any
 
 from benchmarks import provenance
 from benchmarks.faults import page as faults
+from benchmarks.engines import page as engines
 from benchmarks.hosts.features import page as features
 from benchmarks.learning import plan, report, store, tables
 from benchmarks.learning.study import Study
@@ -214,6 +215,9 @@ RENDERERS: dict[tuple[str, str | None], Callable[[Any], list[str]]] = {
     ("llamafactory", "refused"): _refused_keys,
     ("trl", "refused"): _refused_keys,
     ("swift", "refused"): _refused_keys,
+    ("engines", "table"): engines.table,
+    ("engines", "summary"): engines.summary,
+    ("engines", "others"): engines.others,
     ("results", "features"): features.matrix,
     ("results", "counts"): features.counts,
     ("results", "messages"): features.messages,

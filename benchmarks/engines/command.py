@@ -53,7 +53,9 @@ def run(args: argparse.Namespace) -> None:
             results[cell.name] = outcome = judge.judge(cell, ranks)
             good = outcome["result"] in judge.GOOD
             bad += not good
-            told = outcome.get("message") or ", ".join(f"{name} {error:.0e}" for name, error in outcome["errors"].items())
+            told = outcome.get("message") or ", ".join(
+                f"{name} {error:.0e}" for name, error in outcome["errors"].items()
+            )
             print(
                 f"{number}/{len(todo)} {cell.name}: {'' if good else '!! '}{outcome['result']} ({told[:300]}), "
                 f"{time.monotonic() - started:.1f} s",

@@ -8,10 +8,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch import distributed as dist
 
 from benchmarks.engines.models import RANKS
-
 
 
 class Wrapped:
@@ -251,5 +249,3 @@ KINDS: dict[str, Callable[[Any, dict[str, Any], int, float], Wrapped]] = {
     "fsdp2": FSDP2,
     "zero": Zero,
 }
-
-assert dist.is_available()

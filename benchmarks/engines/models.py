@@ -58,7 +58,9 @@ def randomise(model: Any) -> None:
 
 def micro_batches(case: Case, step: int) -> list[list[dict[str, Tensor]]]:
     """The batches of a step: [micro-batch][rank]."""
-    return [[_batch(case, 100 * step + 10 * number, rank) for rank in range(RANKS)] for number in range(case.micro_batches)]
+    return [
+        [_batch(case, 100 * step + 10 * number, rank) for rank in range(RANKS)] for number in range(case.micro_batches)
+    ]
 
 
 def _batch(case: Case, seed: int, rank: int) -> dict[str, Tensor]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,8 +18,8 @@ STEPS = 2
 # Updates are large beside the weights, so that rounding of the weights hides no error of their change. In low precision
 # it hides nothing, and large updates would amplify its errors.
 RATES = {"float32": 30.0, BF16: 1.0}
-# In low precision, a draw at the edge of a bin would fall on the other side. With the model's own loss as the objective,
-# rounding is that of the engine without OTR.
+# In low precision, a draw at the edge of a bin would fall on the other side. With the model's own loss as the
+# objective, rounding is that of the engine without OTR.
 SAMPLED, LOW_PRECISION = OTRConfig(samples=16), OTRConfig(objective="sft")
 
 
@@ -48,7 +49,9 @@ def run(cell: Cell, rank: int) -> dict[str, float]:
     if engine.precision != BF16 and not cell.plain:
         pairs = zip(got.logged, want.logged, strict=True)
         assert all(one.keys() == other.keys() for one, other in pairs), "the names of the metrics"
-        errors["metrics"] = _largest(*([v for one in logged for v in one.values()] for logged in (got.logged, want.logged)))
+        errors["metrics"] = _largest(
+            *([v for one in logged for v in one.values()] for logged in (got.logged, want.logged))
+        )
     return errors
 
 

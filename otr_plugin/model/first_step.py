@@ -6,9 +6,9 @@ forward computes the logits of a few trained positions, and the model's own code
 they are compared with OTR's logits, and the NLL that the original loss function gives for them with OTR's NLL. A
 mismatch raises with both numbers.
 
-The head's original forward may make an engine gather weights, which all ranks have to do together. So every rank runs the
-check in its first training step. A batch without trained positions is checked at its first positions, with token 0 as
-the label; there the hidden states need not be finite.
+The head's original forward may make an engine gather weights, which all ranks have to do together. So every rank runs
+the check in its first training step. A batch without trained positions is checked at its first positions, with token 0
+as the label; there the hidden states need not be finite.
 """
 
 from __future__ import annotations

@@ -320,7 +320,7 @@ class Handle:
             return original(hidden)
         if self.model.training and self.first_step_report is None:
             require_no_tensor_parallelism(self.model)
-        zero = self._compute_in_parts(call, hidden).to(hidden.device)
+        zero: Tensor = self._compute_in_parts(call, hidden).to(hidden.device)
         if call.first_step_check is None:
             placeholder = hidden.new_zeros(*hidden.shape[:-1], 1) + zero
         else:
@@ -343,12 +343,11 @@ class Handle:
             self._add_to_metrics(call.sums)
             if self.first_step_report is None:
                 call.first_step_check = begin_check(self.head, hidden, labels, self.logit_transform, self.nll_config)
+        zero: Tensor
         zero, call.box = carry(loss)
         return zero
 
-    def _compute_loss(
-        self, hidden: Tensor, labels: Tensor, num_items: Any
-    ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+    def _compute_loss(self, hidden: Tensor, labels: Tensor, num_items: Any) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """The objective, the value that the output's loss will have, and the sums of the metrics."""
         device = head_device(self.head)
         labels = labels.reshape(-1).to(device)

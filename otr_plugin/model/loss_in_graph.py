@@ -35,7 +35,7 @@ class Box:
 def carry(loss: Tensor) -> tuple[Tensor, Box]:
     """The number 0, whose gradient is that of the loss, and the box for `land`. The head adds the 0 to its output."""
     box = Box(loss.requires_grad)  # without a reference to the graph, which refers to the box
-    zero: Tensor = _Carry.apply(loss, box)
+    zero: Tensor = _Carry.apply(loss, box)  # type: ignore[no-untyped-call] # of torch
     return zero, box
 
 
@@ -50,7 +50,7 @@ def land(logits: Tensor, value: Tensor, box: Box) -> Tensor:
             else "otr: the model detaches its logits from the output of its head, so its loss has no gradient. OTR "
             "does not support this model."
         )
-    landed: Tensor = _Land.apply(logits, value, box)
+    landed: Tensor = _Land.apply(logits, value, box)  # type: ignore[no-untyped-call] # of torch
     return landed
 
 

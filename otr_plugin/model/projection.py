@@ -173,7 +173,7 @@ def _require_floating_point(weight: Tensor) -> None:
     )
 
 
-def require_gathered(weight: Tensor) -> None:
+def require_gathered(weight: Any) -> None:
     """Raise RuntimeError if an engine has not gathered the weight, inside the call for which it should have.
 
     Its memory must not be read: FSDP has freed it.

@@ -1,8 +1,8 @@
 """Which rank of data parallelism this process is: draws are keyed by it.
 
-Ranks that train on different positions draw different tokens. Ranks that share the positions of one batch, as in tensor
-parallelism, would have to draw the same tokens. OTR does not support tensor parallelism yet, so a model that is split in
-this way is refused, and every process has a data-parallel rank of its own.
+Ranks that train on different positions draw different tokens. Ranks that share the positions of one batch, as in
+tensor parallelism, would have to draw the same tokens. OTR does not support tensor parallelism yet, so a model that is
+split in this way is refused, and every process has a data-parallel rank of its own.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Adds numbers up over all ranks, without a collective of the process group.
 
 A collective that one rank leaves out waits for ever, or pairs with the next collective of the host, and both get wrong
-numbers. So each rank writes its numbers into the store through which the ranks found each other, and the first rank adds
-them up. If a rank is missing, the others raise an error that names it, after the timeout of the process group.
+numbers. So each rank writes its numbers into the store through which the ranks found each other, and the first rank
+adds them up. If a rank is missing, the others raise an error that names it, after the timeout of the process group.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def sum_over_ranks(name: str, step: int, numbers: Sequence[float]) -> list[float
 
     Raises RuntimeError if a rank has not called it within the timeout of the process group, or is at another step.
     """
-    store = distributed.PrefixStore(PREFIX, distributed.distributed_c10d._get_default_store())
+    store = distributed.distributed_c10d.PrefixStore(PREFIX, distributed.distributed_c10d._get_default_store())
     rank, ranks = distributed.get_rank(), range(distributed.get_world_size())
     store.set(f"{name}/{rank}", json.dumps([step, *numbers]))
     if rank == 0:

@@ -11,7 +11,7 @@ HELD_AS = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
 
 
 def unwrapped(module: Any) -> Any:
-    """The module under torch.compile, FSDP1, activation checkpointing, DistributedDataParallel and DeepSpeed's engine."""
+    """The module under torch.compile, FSDP1, activation checkpointing, DDP and DeepSpeed's engine."""
     while True:
         inside = getattr(module, "_modules", {})
         name = next((name for name in HELD_AS if name in inside), None)

@@ -21,9 +21,7 @@ HEADS = {
     "softcap": lambda: tiny("gemma2, softcap"),
     "experts": lambda: tiny("mixtral, auxiliary loss"),
     "LoRA": lambda: with_adapter(target_modules=["q_proj", "lm_head"]),
-    "LoRA with a bias": lambda: with_adapter(
-        target_modules=["lm_head"], lora_bias=True, name="phi, head with bias"
-    ),
+    "LoRA with a bias": lambda: with_adapter(target_modules=["lm_head"], lora_bias=True, name="phi, head with bias"),
     "modules_to_save": lambda: with_adapter(modules_to_save=["lm_head"]),
 }
 
