@@ -25,8 +25,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import provenance
-from benchmarks.faults import page as faults
 from benchmarks.engines import page as engines
+from benchmarks.faults import page as faults
 from benchmarks.hosts.features import page as features
 from benchmarks.learning import plan, report, store, tables
 from benchmarks.learning.study import Study

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 BF16 = "bf16"
+RANKS = 2
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from benchmarks.engines.models import RANKS
+from benchmarks.engines.cells import RANKS
 
 
 class Wrapped:

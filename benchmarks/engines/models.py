@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from benchmarks.engines.cells import FROZEN, LORA, SAVED, TIED, Case
+from benchmarks.engines.cells import FROZEN, LORA, RANKS, SAVED, TIED, Case
 
 VOCABULARY = 67
 SIZES = {
@@ -26,7 +26,6 @@ OF_KIND: dict[str, dict[str, Any]] = {
     "mixtral": {"num_local_experts": 4, "output_router_logits": True, "router_aux_loss_coef": 0.3},
     "gemma2": {"final_logit_softcapping": 2.0},
 }
-RANKS = 2
 
 
 def make(kind: str, head: str) -> Any:

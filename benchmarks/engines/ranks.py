@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import distributed as dist
 
-from benchmarks.engines.models import RANKS
+from benchmarks.engines.cells import RANKS
 
 LIMIT = 120  # seconds, for a cell
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.engines import models
-from benchmarks.engines.cells import BF16, CASES, ENGINES, Case, Cell
+from benchmarks.engines.cells import BF16, CASES, ENGINES, RANKS, Case, Cell
 from benchmarks.engines.engines import KINDS, construction, gathered
 from otr_plugin import OTRConfig, attach
 
@@ -119,12 +119,12 @@ def one_process(case: Case, head: str, rate: float, plain: bool) -> list[Outcome
     handle = None if plain else attach(model, SAMPLED, seed=3)
     trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
     optimizer = torch.optim.SGD(trained.values(), lr=rate)
-    losses: list[list[float]] = [[] for _ in range(models.RANKS)]
+    losses: list[list[float]] = [[] for _ in range(RANKS)]
     logged = []
     for step in range(STEPS):
         batches = models.micro_batches(case, step)
         items = models.trained_tokens(batches)
-        for rank in range(models.RANKS):
+        for rank in range(RANKS):
             if handle is not None:
                 handle.start_step(step)
                 handle.rank = rank
@@ -138,7 +138,7 @@ def one_process(case: Case, head: str, rate: float, plain: bool) -> list[Outcome
             logged.append(_averages(handle))
         if case.evaluates:
             model.eval()
-            for rank in range(models.RANKS):
+            for rank in range(RANKS):
                 with torch.no_grad():
                     losses[rank].append(model(**batches[0][rank]).loss.item())
             model.train()
