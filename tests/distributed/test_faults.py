@@ -10,7 +10,7 @@ from benchmarks.paths import ROOT
 
 from .faults import SCENARIOS
 
-CLOSED = "Connection closed by peer"  # by gloo, as without OTR
+CLOSED = "by peer"  # gloo: the connection was closed or reset by it, as without OTR
 # For each scenario the words in the errors of the two ranks; None: the rank ends without an error.
 ENDS = {
     "metrics_on_one_rank": ("rank 1 did not call it within 5 seconds. Call it on every rank", None),
