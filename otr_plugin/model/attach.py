@@ -9,7 +9,7 @@ from torch import nn
 from otr_plugin.autoload import patch_trainers, unpatch_trainers
 from otr_plugin.config import OTRConfig
 from otr_plugin.model.handle import HANDLE_ATTRIBUTE, Handle
-from otr_plugin.model.ranks import refuse_data_parallel, require_no_tensor_parallelism
+from otr_plugin.model.ranks import refuse_data_parallel
 from otr_plugin.model.wrappers import unwrapped
 
 REASON = "an attached model"
@@ -31,7 +31,6 @@ def attach(model: nn.Module, config: OTRConfig | None = None, *, seed: int | Non
     """
     if isinstance(model, nn.DataParallel):
         refuse_data_parallel()
-    require_no_tensor_parallelism(model)
     inner = find_causal_lm(model)
     if hasattr(inner, HANDLE_ATTRIBUTE):
         getattr(inner, HANDLE_ATTRIBUTE).detach()

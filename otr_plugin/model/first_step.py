@@ -56,6 +56,7 @@ class FirstStepCheck:
     logits: Tensor  # [P, vocabulary], computed as OTR computes them
     nll: Tensor  # their mean NLL, by otr_loss
     allowed: float  # the largest error, in the units of FirstStepReport
+    columns: slice  # of the model's logits that this rank computes
     finite: bool = True  # whether the head's own output was
 
     @torch.no_grad()
@@ -73,7 +74,8 @@ class FirstStepCheck:
         `logits` is what the model made of the head's output, as its loss_function receives it.
         """
         logits = logits.detach().float().reshape(-1, logits.shape[-1])
-        if logits.shape != self.logits.shape:
+        own = logits[:, self.columns]
+        if own.shape != self.logits.shape:
             raise RuntimeError(
                 f"otr: the output head of {model_name} gives logits of shape {list(self.logits.shape)}, and the model "
                 f"passes logits of shape {list(logits.shape)} to its loss_function. OTR does not support such a model: "
@@ -92,8 +94,9 @@ class FirstStepCheck:
             shift_labels=self.labels.unsqueeze(0),
             vocab_size=logits.shape[-1],
         )
-        largest = self.logits.abs().max().clamp(min=1e-3)
-        logit_error = ((logits - self.logits).abs().max() / largest).item()
+        largest = logits.abs().max().clamp(min=1e-3)
+        errors = (own - self.logits).abs()
+        logit_error = (errors.max() / largest).item() if errors.numel() else 0.0
         nll_error = abs(self.nll.item() - float(nll)) / max(1.0, largest.item())
         if not (logit_error <= self.allowed and nll_error <= self.allowed):  # written so that NaN raises too
             raise RuntimeError(
@@ -109,9 +112,12 @@ class FirstStepCheck:
 
 @torch.no_grad()
 def begin_check(
-    head: nn.Module, hidden: Tensor, labels: Tensor, transform: LogitTransform, nll_config: OTRConfig
+    head: nn.Module, hidden: Tensor, labels: Tensor, transform: LogitTransform, nll_config: OTRConfig, mesh: Any
 ) -> FirstStepCheck:
-    """Compute OTR's results at the first trained positions. `nll_config` makes otr_loss compute the plain NLL."""
+    """Compute OTR's results at the first trained positions.
+
+    `nll_config` makes otr_loss compute the plain NLL; `mesh` is that of tensor parallelism, or None.
+    """
     hidden, labels = hidden.reshape(-1, hidden.shape[-1]), labels.reshape(-1).to(hidden.device)
     trained = (labels != IGNORE_INDEX).nonzero().squeeze(1)[:POSITIONS]
     if len(trained):
@@ -120,14 +126,15 @@ def begin_check(
         rows = hidden[:POSITIONS].nan_to_num(0.0, 0.0, 0.0)
         y = labels.new_zeros(len(rows))
     with _without_dropout(head):
-        h, weight, bias = linear_arguments(head, rows)
-        own = own_linear_arguments(head, rows)
+        h, weight, bias, place = linear_arguments(head, rows, mesh)
+        own = own_linear_arguments(head, rows, mesh)
     # The head's own forward takes no other dtype than that of its weight.
     converts = own.hidden.dtype != own.weight.dtype and not torch.is_autocast_enabled(rows.device.type)
     own_rows = rows.to(own.weight.dtype) if converts else rows
-    nll = otr_loss(h, weight, y, nll_config, bias=bias, **transform._asdict()).loss
+    nll = otr_loss(h, weight, y, nll_config, bias=bias, vocabulary_slice=place, **transform._asdict()).loss
+    columns = slice(None) if place is None else slice(place.start, place.start + len(weight))
     logits = transform.apply(nn.functional.linear(h, weight, bias).float())
-    return FirstStepCheck(head, own_rows, y, transform, logits, nll, _allowed(h.dtype))
+    return FirstStepCheck(head, own_rows, y, transform, logits, nll, _allowed(h.dtype), columns)
 
 
 def _allowed(dtype: torch.dtype) -> float:

@@ -62,7 +62,7 @@ from otr_plugin.model.ranks import (
     data_parallel_rank,
     in_group,
     refuse_data_parallel,
-    require_no_tensor_parallelism,
+    tensor_parallel_mesh,
 )
 from otr_plugin.model.replaced_forward import ReplacedForward
 from otr_plugin.model.sum_over_ranks import sum_over_ranks
@@ -115,6 +115,7 @@ class Handle:
         parts(self.head)  # raises if the head is not supported
         _require_top_k_within(model, config)
 
+        self.mesh = tensor_parallel_mesh(model)  # over which tensor parallelism splits the model; None without it
         self.rank: int | None = None
         self.evaluation_needs_logits = False
         self.transform_output: Callable[[Call, Any], Any] | None = None
@@ -197,12 +198,13 @@ class Handle:
         weight = innermost(self.head).weight
         dtype = weight.dtype if weight.is_floating_point() else torch.float32  # 4-bit weights are stored as integers
         kernel = kernel_name(self.config.kernel, weight.device if device is None else device, dtype)
+        divided = "" if self.mesh is None else f" (tensor parallelism: {self.mesh.size()} ranks)"
         seed = f", seed {self.seed_of_draws}" if self.config.draws else ""
         trained = weight.requires_grad or any(p.requires_grad for p in self.head.parameters())
         return (
             f"OTR is active: {_describe_objective(self.config)}{seed}, kernel {kernel}, chunk_tokens "
             f"{self.config.chunk_tokens}, computed inside the {'trained' if trained else 'frozen'} "
-            f"{type(self.head).__name__} head of {type(self.model).__name__}, otr-plugin {__version__}"
+            f"{type(self.head).__name__} head{divided} of {type(self.model).__name__}, otr-plugin {__version__}"
         )
 
     @property
@@ -318,8 +320,8 @@ class Handle:
         call = self.call
         if call is None or call.loss is not None:
             return original(hidden)
-        if self.model.training and self.first_step_report is None:
-            require_no_tensor_parallelism(self.model)
+        if self.first_step_report is None:  # an engine may have split the model after attach()
+            self.mesh = tensor_parallel_mesh(self.model)
         zero: Tensor = self._compute_in_parts(call, hidden).to(hidden.device)
         if call.first_step_check is None:
             placeholder = hidden.new_zeros(*hidden.shape[:-1], 1) + zero
@@ -342,7 +344,9 @@ class Handle:
             self.micro_batch += 1
             self._add_to_metrics(call.sums)
             if self.first_step_report is None:
-                call.first_step_check = begin_check(self.head, hidden, labels, self.logit_transform, self.nll_config)
+                call.first_step_check = begin_check(
+                    self.head, hidden, labels, self.logit_transform, self.nll_config, self.mesh
+                )
         zero: Tensor
         zero, call.box = carry(loss)
         return zero
@@ -351,7 +355,7 @@ class Handle:
         """The objective, the value that the output's loss will have, and the sums of the metrics."""
         device = head_device(self.head)
         labels = labels.reshape(-1).to(device)
-        arguments = linear_arguments(self.head, hidden.reshape(-1, hidden.shape[-1]).to(device))
+        arguments = linear_arguments(self.head, hidden.reshape(-1, hidden.shape[-1]).to(device), self.mesh)
         config = self.config if self.model.training else self.nll_config
         num_items = _divisor(num_items, labels)
         loss, sums = otr_loss(
@@ -360,6 +364,7 @@ class Handle:
             labels,
             config,
             bias=arguments.bias,
+            vocabulary_slice=arguments.vocabulary_slice,
             num_items=num_items,
             generator=self.generator(device) if config.draws else None,
             **self.logit_transform._asdict(),
@@ -374,7 +379,7 @@ class Handle:
 
         It is a generator of OTR's own, so the host's random stream is the same as without OTR.
         """
-        rank = data_parallel_rank() if self.rank is None else self.rank
+        rank = data_parallel_rank(self.mesh) if self.rank is None else self.rank
         seed = draw_seed(self.seed_of_draws, self.step, self.micro_batch, rank)
         return torch.Generator(device).manual_seed(seed)
 

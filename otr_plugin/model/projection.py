@@ -17,20 +17,25 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from otr_plugin.loss.vocabulary import VocabularySlice
+from otr_plugin.model.ranks import is_dtensor
 from otr_plugin.model.replaced_forward import ReplacedForward
 from otr_plugin.model.wrappers import unwrapped
 
 
 class LinearArguments(NamedTuple):
-    """`torch.nn.functional.linear(hidden, weight, bias)` equals the output of the head."""
+    """`torch.nn.functional.linear(hidden, weight, bias)` equals the output of the head, or a slice of it."""
 
     hidden: Tensor
     weight: Tensor
     bias: Tensor | None
+    vocabulary_slice: VocabularySlice | None = None  # with tensor parallelism: which columns of the output
 
 
-def linear_arguments(head: Any, hidden: Tensor) -> LinearArguments:
-    """Return the arguments with which F.linear equals `head(hidden)`.
+def linear_arguments(head: Any, hidden: Tensor, mesh: Any = None) -> LinearArguments:
+    """Return the arguments with which F.linear equals `head(hidden)`, or this rank's slice of it.
+
+    `mesh` is that of tensor parallelism, if the model is split by it.
 
     Under autocast they may have several dtypes, as F.linear then converts them. Otherwise they have that of the hidden
     states: nn.Linear takes no others, and TRL's fused head, which takes a trained head in float32 or bfloat16 beside
@@ -38,18 +43,20 @@ def linear_arguments(head: Any, hidden: Tensor) -> LinearArguments:
 
     Raises ValueError for a head that computes something else than a linear layer, or that is not supported.
     """
-    own = own_linear_arguments(head, hidden)
+    own = own_linear_arguments(head, hidden, mesh)
     if own.hidden.dtype == own.weight.dtype or torch.is_autocast_enabled(own.hidden.device.type):
         return own
     bias = None if own.bias is None else own.bias.to(own.hidden.dtype)
-    return LinearArguments(own.hidden, own.weight.to(own.hidden.dtype), bias)
+    return LinearArguments(own.hidden, own.weight.to(own.hidden.dtype), bias, own.vocabulary_slice)
 
 
-def own_linear_arguments(head: Any, hidden: Tensor) -> LinearArguments:
+def own_linear_arguments(head: Any, hidden: Tensor, mesh: Any = None) -> LinearArguments:
     """linear_arguments with the weight and the bias in the head's own dtype."""
     head = unwrapped(head)
     if _has_trained_copy(head):
-        return own_linear_arguments(_active_copy(head), hidden)
+        return own_linear_arguments(_active_copy(head), hidden, mesh)
+    if mesh is not None and is_dtensor(innermost(head).weight):
+        return _slice_of_vocabulary(head, hidden, mesh)
     if hasattr(head, "token_adapter"):
         return _with_trained_tokens(head.token_adapter, hidden)
     if _has_lora(head):
@@ -58,6 +65,30 @@ def own_linear_arguments(head: Any, hidden: Tensor) -> LinearArguments:
         return _dequantised(head, hidden)
     require_gathered(head.weight)
     return LinearArguments(hidden, head.weight, head.bias)
+
+
+def _slice_of_vocabulary(head: Any, hidden: Tensor, mesh: Any) -> LinearArguments:
+    """A head that tensor parallelism splits. A weight that FSDP should have gathered is on another mesh."""
+    from torch.distributed.tensor import Replicate, Shard
+
+    weight = innermost(head).weight
+    if weight.device_mesh != mesh:
+        require_gathered(weight)
+    is_sliced = weight.placements == (Shard(0),)
+    if innermost(head) is not head or is_dtensor(hidden) or not (is_sliced or weight.placements == (Replicate(),)):
+        raise ValueError(
+            f"otr: tensor parallelism splits the model's output head, a {type(head).__name__}, as {weight.placements}, "
+            f"and passes it a {type(hidden.data).__name__}. OTR supports a linear layer that is split over the "
+            "vocabulary and takes a plain tensor, as in the plans of transformers "
+            "('lm_head': 'colwise_gather_output'), without an adapter on the head. Remove lm_head from the adapter's target_modules, or set the size of "
+            "tensor parallelism to 1."
+        )
+    rows, bias = weight.to_local(), None if head.bias is None else head.bias.to_local()
+    if not is_sliced:
+        return LinearArguments(hidden, rows, bias)
+    # The slices are in the order of the ranks, without gaps, and of one size but for the last ones.
+    start = min(mesh.get_local_rank() * -(-len(weight) // mesh.size()), len(weight))
+    return LinearArguments(hidden, rows, bias, VocabularySlice(start, len(weight), mesh.get_group()))
 
 
 def inside_parts(head: Any, hidden: Tensor, body: Callable[[Tensor], Tensor]) -> Tensor:
@@ -186,15 +217,6 @@ def require_gathered(weight: Any) -> None:
             "has not gathered it. They do so in the call of the module that they wrap: call that module, and not its "
             "forward or a module inside it."
         )
-
-
-def is_dtensor(tensor: Tensor) -> bool:
-    """Whether the tensor is sharded over a device mesh, by FSDP2 or by tensor parallelism."""
-    if not torch.distributed.is_available():
-        return False
-    from torch.distributed.tensor import DTensor
-
-    return isinstance(tensor.data, DTensor)
 
 
 def head_device(head: Any) -> torch.device:

@@ -1,8 +1,7 @@
-"""Which rank of data parallelism this process is: draws are keyed by it.
+"""Which ranks share the positions of a batch, and which train on positions of their own.
 
-Ranks that train on different positions draw different tokens. Ranks that share the positions of one batch, as in
-tensor parallelism, would have to draw the same tokens. OTR does not support tensor parallelism yet, so a model that is
-split in this way is refused, and every process has a data-parallel rank of its own.
+Draws are keyed by the data-parallel rank: ranks that train on different positions draw different tokens. With tensor
+parallelism, the ranks of a group share the positions and have to draw the same tokens.
 """
 
 from __future__ import annotations
@@ -12,11 +11,14 @@ from typing import Any, NoReturn
 import torch
 from torch import nn
 
-from otr_plugin.model.projection import is_dtensor
 
+def data_parallel_rank(mesh: Any = None) -> int:
+    """A number that ranks with the same positions share, and no others; 0 without torch.distributed.
 
-def data_parallel_rank() -> int:
-    """The rank in torch.distributed's default group; 0 without one."""
+    It is the first rank of the group of tensor parallelism, `mesh`; without one, the rank itself.
+    """
+    if mesh is not None:
+        return int(mesh.mesh.min())
     return torch.distributed.get_rank() if in_group() else 0
 
 
@@ -25,27 +27,42 @@ def in_group() -> bool:
     return torch.distributed.is_available() and torch.distributed.is_initialized()
 
 
-def require_no_tensor_parallelism(model: nn.Module) -> None:
-    """Raise ValueError if a parameter of the model is split by tensor parallelism."""
+def is_dtensor(tensor: Any) -> bool:
+    """Whether the tensor is sharded over a device mesh, by FSDP2 or by tensor parallelism."""
+    if not torch.distributed.is_available():
+        return False
+    from torch.distributed.tensor import DTensor
+
+    return isinstance(tensor.data, DTensor)
+
+
+def tensor_parallel_mesh(model: nn.Module) -> Any:
+    """The one-dimensional mesh over which parameters of the model are split by tensor parallelism; None without it.
+
+    Raises ValueError for tensor parallelism that is not by DTensors: nothing tells there which ranks share a batch.
+    """
     fully_sharded = any(_is_fully_sharded(module) for module in model.modules())
     for name, parameter in model.named_parameters():
-        if _is_split(parameter, fully_sharded):
+        if getattr(parameter, "tensor_model_parallel", False):
             raise ValueError(
-                f"otr: the parameter {name} of {type(model).__name__} is split by tensor parallelism, which OTR does "
-                "not support: its ranks share the positions of a batch, and OTR would draw other tokens on each of "
-                "them. Set the size of tensor parallelism to 1 (tp_size, tp_plan, tensor_parallel_size, autotp_size); "
-                "FSDP and ZeRO shard a model without it."
+                f"otr: the parameter {name} of {type(model).__name__} is split by the tensor parallelism of DeepSpeed "
+                "or Megatron, which OTR does not support: OTR supports that of transformers (tp_plan, "
+                "DistributedConfig). Set autotp_size to 1; FSDP and ZeRO shard a model without it."
             )
+        mesh = _mesh_of(parameter, fully_sharded) if is_dtensor(parameter) else None
+        if mesh is not None:
+            return mesh
+    return None
 
 
-def _is_split(parameter: Any, fully_sharded: bool) -> bool:
-    if getattr(parameter, "tensor_model_parallel", False):  # DeepSpeed's and Megatron's
-        return True
-    if not is_dtensor(parameter):
-        return False
+def _mesh_of(parameter: Any, fully_sharded: bool) -> Any:
+    """The mesh of tensor parallelism, from one parameter. FSDP2 puts its own dimensions before that dimension."""
+    split = [dimension for dimension, one in enumerate(parameter.placements) if not one.is_replicate()]
     # FSDP2 shards a parameter over one dimension of the mesh, and replicates it over the others.
-    sharded_over = sum(not placement.is_replicate() for placement in parameter.placements)
-    return not fully_sharded or sharded_over > 1
+    if not split or (fully_sharded and len(split) == 1):
+        return None
+    mesh = parameter.device_mesh
+    return mesh if mesh.ndim == 1 else mesh[mesh.mesh_dim_names[split[-1]]]
 
 
 def _is_fully_sharded(module: nn.Module) -> bool:

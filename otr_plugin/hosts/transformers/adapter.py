@@ -116,14 +116,14 @@ def _connect_for_evaluation(trainer: Any, stack: ExitStack, logits_are_returned:
 def connect(trainer: Any, handle: Handle, stack: ExitStack) -> None:
     """Make a trainer work with the attached model that it trains, until `stack` is closed or the model detached.
 
-    - Draws are keyed by the trainer's optimiser step and by its rank.
+    - Draws are keyed by the trainer's optimiser step.
     - A training step in which OTR's loss was not computed raises, and so does a trainer with a loss of its own.
     - Every entry of the training log gets OTR's metrics.
     - Evaluation computes logits only if the trainer has compute_metrics.
     """
-    rank, default_seed = trainer.args.process_index, trainer.args.seed
+    default_seed = trainer.args.seed
     needs_logits = trainer.compute_metrics is not None
-    stack.enter_context(changed(handle, rank=rank, default_seed=default_seed, evaluation_needs_logits=needs_logits))
+    stack.enter_context(changed(handle, default_seed=default_seed, evaluation_needs_logits=needs_logits))
     _connect_by_host(trainer, handle, stack)
     _refuse_own_loss(trainer)
     log_without_metrics = trainer.log
