@@ -64,10 +64,10 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
-def tiny(name: str, seed: int = 0) -> Any:
+def tiny(name: str, seed: int = 0, **more: Any) -> Any:
     """The tiny model that FAMILIES has under this name, in float32 and training mode."""
     kind, settings = FAMILIES[name]
-    config = AutoConfig.for_model(kind, **TINY | settings)
+    config = AutoConfig.for_model(kind, **TINY | settings | more)
     return _randomised(lambda: AutoModelForCausalLM.from_config(config, attn_implementation="eager"), seed)
 
 
