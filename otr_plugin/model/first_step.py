@@ -94,7 +94,7 @@ class FirstStepCheck:
             shift_labels=self.labels.unsqueeze(0),
             vocab_size=logits.shape[-1],
         )
-        largest = logits.abs().max().clamp(min=1e-3)
+        largest = torch.cat([logits.flatten(), self.logits.flatten()]).abs().max().clamp(min=1e-3)
         errors = (own - self.logits).abs()
         logit_error = (errors.max() / largest).item() if errors.numel() else 0.0
         nll_error = abs(self.nll.item() - float(nll)) / max(1.0, largest.item())

@@ -79,8 +79,9 @@ def _slice_of_vocabulary(head: Any, hidden: Tensor, mesh: Any) -> LinearArgument
         raise ValueError(
             f"otr: tensor parallelism splits the model's output head, a {type(head).__name__}, as {weight.placements}, "
             f"and passes it a {type(hidden.data).__name__}. OTR supports a linear layer that is split over the "
-            "vocabulary and takes a plain tensor, as in the plans of transformers "
-            "('lm_head': 'colwise_gather_output'), without an adapter on the head. Remove lm_head from the adapter's target_modules, or set the size of "
+            "vocabulary and takes a plain tensor, as in the plans of transformers ('lm_head': "
+            "'colwise_gather_output'), without an adapter on the head. Remove lm_head from the adapter's "
+            "target_modules, use the model's own plan, or set the size of "
             "tensor parallelism to 1."
         )
     rows, bias = weight.to_local(), None if head.bias is None else head.bias.to_local()

@@ -17,6 +17,7 @@ import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
 from otr_plugin import OTRConfig, attach
+from otr_plugin.model.attach import attached_handle
 from tests.model.families import batch, tiny
 
 RANKS = 2
@@ -99,23 +100,36 @@ def nan_on_one_rank(rank):
 MLP = "model.layers.0.mlp"
 
 
+LAYER = {f"{MLP}.gate_proj": 0, f"{MLP}.up_proj": 0, f"{MLP}.down_proj": 1}
+
+
 def tensor_parallel_layer(rank):
-    model = tiny("llama")
-    parallelize(model, {f"{MLP}.gate_proj": 0, f"{MLP}.up_proj": 0, f"{MLP}.down_proj": 1})
-    attach(model, OTRConfig(samples=16))
+    """The ranks share the positions of the batch, so they draw the same tokens, also if the head is not split."""
+    for attach_first in (False, True):
+        model = tiny("llama")
+        if attach_first:
+            attach(model, OTRConfig(samples=16))
+        parallelize(model, LAYER)
+        handle = attached_handle(model) or attach(model, OTRConfig(samples=16))
+        step(handle, model)
+        gradients = [torch.zeros_like(model.lm_head.weight) for _ in range(RANKS)]
+        dist.all_gather(gradients, model.lm_head.weight.grad)
+        assert torch.equal(*gradients)
+        model.zero_grad()
 
 
 def tensor_parallel_head(rank):
+    """PyTorch's own ColwiseParallel passes a DTensor to the head, and leaves the logits in slices."""
     model = tiny("llama")
     parallelize(model, {"lm_head": 0})
-    attach(model, OTRConfig(samples=16))
+    step(attach(model, OTRConfig(samples=16)), model)
 
 
-def tensor_parallel_after_attach(rank):
+def tensor_parallel_by_deepspeed(rank):
+    """DeepSpeed and Megatron mark the parameters that they split."""
     model = tiny("llama")
+    model.model.layers[0].mlp.gate_proj.weight.tensor_model_parallel = True
     attach(model, OTRConfig(samples=16))
-    parallelize(model, {f"{MLP}.gate_proj": 0, f"{MLP}.up_proj": 0, f"{MLP}.down_proj": 1})
-    model(**batch())
 
 
 def parallelize(model, dimensions):
@@ -137,7 +151,7 @@ SCENARIOS = (
     nan_on_one_rank,
     tensor_parallel_layer,
     tensor_parallel_head,
-    tensor_parallel_after_attach,
+    tensor_parallel_by_deepspeed,
 )
 
 
