@@ -31,7 +31,7 @@ from benchmarks.hosts.features import page as features
 from benchmarks.learning import plan, report, store, tables
 from benchmarks.learning.study import Study
 from benchmarks.paths import RESULTS, ROOT
-from benchmarks.performance import axolotl_step, gradient_size, loss
+from benchmarks.performance import axolotl_step, gradient_size, loss, slices
 from benchmarks.quickstart import command as quickstart
 from otr_plugin import OTRConfig
 
@@ -215,6 +215,7 @@ RENDERERS: dict[tuple[str, str | None], Callable[[Any], list[str]]] = {
     ("llamafactory", "refused"): _refused_keys,
     ("trl", "refused"): _refused_keys,
     ("swift", "refused"): _refused_keys,
+    ("slices-cpu", None): slices.table,
     ("engines", "table"): engines.table,
     ("engines", "summary"): engines.summary,
     ("engines", "others"): engines.others,
