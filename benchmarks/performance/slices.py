@@ -21,7 +21,12 @@ from otr_plugin.loss.vocabulary import VocabularySlice
 
 RANKS = (1, 2, 4)
 N, D, V = 1024, 512, 151936
-CONFIGS = {"otr": {}, "otr, exact": {"estimator": "exact"}, "otr, top_p": {"top_p": 0.9}, "sft": {"objective": "sft"}}
+CONFIGS: dict[str, dict[str, Any]] = {
+    "otr": {},
+    "otr, exact": {"estimator": "exact"},
+    "otr, top_p": {"top_p": 0.9},
+    "sft": {"objective": "sft"},
+}
 
 
 def add_to(parser: argparse.ArgumentParser) -> None:
