@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from otr_plugin.command.console import PROBLEM, UNREADABLE, Failure
-from otr_plugin.command.edits import MARKED, CannotEditError, Request, switched_off, switched_on, with_settings
+from otr_plugin.command.edits import MARKED, CannotEditError, Request, in_yaml, switched_off, switched_on, with_settings
 from otr_plugin.command.recipes import RecipeHost, recipe_of
 from otr_plugin.config import OTRConfig, SettingsError
 from otr_plugin.hosts.axolotl.recipe import OTHER_LOSS_PLUGINS, other_loss_plugins, reads_as_otr
@@ -17,6 +17,8 @@ from otr_plugin.hosts.swift.recipe import BLOCK, VARIABLES
 from otr_plugin.hosts.trl.recipe import other_losses as other_losses_of_trl
 
 PLACES = ("plugins", "otr", "loss_type", BLOCK)  # keys at the top in which a recipe has OTR
+
+NOT_FINE_TUNING = "is not supervised fine-tuning, whose loss OTR replaces"
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,9 @@ def add(source: str, text: RecipeText, host: RecipeHost, settings: Mapping[str, 
     except OtherLossError as error:
         raise _refused(text.name, "has OTR, and other losses that you have to switch off", error.conflicts) from None
     except RecipeError as error:
-        raise _refused(text.name, "mentions OTR in a way that its host refuses; correct it first", error.problems) from None
+        raise _refused(
+            text.name, "mentions OTR in a way that its host refuses; correct it first", error.problems
+        ) from None
     try:
         if found is not None:
             return _changed(source, text, host, found, settings)
@@ -61,9 +65,11 @@ def remove(source: str, text: RecipeText, host: RecipeHost) -> str:
     except OtherLossError:
         pass
     except RecipeError as error:
-        raise _refused(text.name, "mentions OTR in a way that its host refuses; correct it first", error.problems) from None
+        raise _refused(
+            text.name, "mentions OTR in a way that its host refuses; correct it first", error.problems
+        ) from None
     try:
-        result = switched_off(source, host.name == "swift", _is_otr)
+        result = switched_off(source, host.name == "swift", reads_as_otr)
         after = RecipeText(result, text.name)
         rest = _rest(text, set())
         if host.read(after) is not None or {k: v for k, v in _rest(after, set()).items() if k in rest} != rest:
@@ -72,10 +78,6 @@ def remove(source: str, text: RecipeText, host: RecipeHost) -> str:
     except (CannotEditError, RecipeError) as error:
         message = f"{text.name}: cannot be edited: {error}. Remove OTR's lines by hand"
         raise Failure(message, PROBLEM) from None
-
-
-def _is_otr(name: Any) -> bool:
-    return reads_as_otr(name)
 
 
 def _config(settings: Mapping[str, Any]) -> OTRConfig:
@@ -111,7 +113,7 @@ def _converted(source: str, text: RecipeText, host: RecipeHost, settings: Mappin
         raise _refused(text.name, "cannot train with OTR as it is", problems) from None
     if read != config or _rest(after, set()) != _rest(text, set(keys)):
         raise CannotEditError("an edit of single lines would change other keys")
-    if switched_off(result, in_variables, _is_otr) != source:
+    if switched_off(result, in_variables, reads_as_otr) != source:
         raise CannotEditError("`otr remove` could not restore it")
     plain = switched_on(source, Request(in_variables, None, keys, plugins.__contains__)) if off else source
     return Conversion(result, off, config, plain)
@@ -122,20 +124,23 @@ def _other_losses(text: RecipeText, host: RecipeHost) -> list[Off]:
     recipe = recipe_of(text)
     trainings = {key: host.other_losses[key] for key in host.other_losses if key in host.other_trainings}
     if problems := conflicts(recipe, trainings, text):
-        raise _refused(text.name, "is not supervised fine-tuning, whose loss OTR is", problems)
+        raise _refused(text.name, NOT_FINE_TUNING, problems)
     off = [
-        Off(text.line_of(key), key, str(recipe[key]), fix)
+        Off(text.line_of(key), key, in_yaml(recipe[key]), fix)
         for key, fix in host.other_losses.items()
         if recipe.get(key) and key not in trainings
     ]
     if host.name == "trl":
         problems = other_losses_of_trl({"loss_type": recipe.get("loss_type")})
-        off += [Off(text.line_of("loss_type"), "loss_type", str(recipe["loss_type"]), p.partition(": ")[2].partition(": ")[2]) for p in problems]
+        line, found = text.line_of("loss_type"), in_yaml(recipe.get("loss_type"))
+        off += [Off(line, "loss_type", found, problem.split("`: ")[-1]) for problem in problems]
     if host.name == "axolotl":
         rest = {key: value for key, value in recipe.items() if key not in {each.name for each in off}}
         for name in named_plugins(rest):
-            if other_loss_plugins(rest | {"plugins": [name]}):
-                fix = OTHER_LOSS_PLUGINS[str(name).rsplit(".", 1)[-1]][1]
+            if problems := other_loss_plugins(rest | {"plugins": [name]}):
+                key, fix = OTHER_LOSS_PLUGINS[str(name).rsplit(".", 1)[-1]]
+                if key is None:
+                    raise _refused(text.name, NOT_FINE_TUNING, problems)
                 off.append(Off(text.line_of("plugins"), str(name), "under plugins", fix))
     return sorted(off, key=lambda each: each.line or 0)
 
@@ -156,4 +161,6 @@ def _refused(name: str, summary: str, problems: list[str]) -> Failure:
 
 def _by_hand(name: str, reason: str, host: RecipeHost) -> Failure:
     lines = "`loss_type: otr`" if host.name == "swift" else "`plugins: [otr]`"
-    return Failure(f"{name}: cannot be edited: {reason}. Add {lines} by hand; `otr check {name}` then checks it", PROBLEM)
+    return Failure(
+        f"{name}: cannot be edited: {reason}. Add {lines} by hand; `otr check {name}` then checks it", PROBLEM
+    )

@@ -39,6 +39,11 @@ def end(node: yaml.Node) -> int:
     return int(node.end_mark.index)
 
 
+def is_flow(node: yaml.Node) -> bool:
+    """Whether a list or a mapping is in brackets or braces."""
+    return isinstance(node, yaml.SequenceNode | yaml.MappingNode) and bool(node.flow_style)
+
+
 @dataclass(frozen=True)
 class Pair:
     """A key at the top and its value; the indices of its first character and of the end of its content."""
@@ -49,7 +54,7 @@ class Pair:
     end: int
 
     def holds(self, nodes: Iterable[yaml.Node]) -> bool:
-        """Whether the nodes are written in the pair, one after the other, and none stands elsewhere, behind an alias."""
+        """Whether the nodes are written in the pair, one after the other: none stands elsewhere, behind an alias."""
         marks = [self.start, *(mark for node in nodes for mark in (begin(node), end(node))), self.end]
         return marks == sorted(marks)
 
@@ -63,12 +68,18 @@ class Document:
     new_lines: list[str] = field(default_factory=list)  # after the last pair
 
     def __post_init__(self) -> None:
-        root = yaml.compose(self.text, Loader=yaml.SafeLoader)
+        # JSON allows tabs between tokens, YAML does not; neither allows them in a string of JSON.
+        plain = self.text.replace("\t", " ") if self.text.lstrip().startswith("{") else self.text
+        try:
+            root, tokens = yaml.compose(plain, Loader=yaml.SafeLoader), list(yaml.scan(plain, Loader=yaml.SafeLoader))
+        except yaml.YAMLError as error:
+            raise CannotEditError("with its lines switched on again, it is not YAML") from error
         if not isinstance(root, yaml.MappingNode) or not root.value:
             raise CannotEditError("the recipe should consist of keys and values")
         self.root = root
-        tokens = list(yaml.scan(self.text, Loader=yaml.SafeLoader))
-        content = [(token.start_mark.index, self._end_of(token)) for token in tokens if not isinstance(token, NO_CONTENT)]
+        content = [
+            (token.start_mark.index, self._end_of(token)) for token in tokens if not isinstance(token, NO_CONTENT)
+        ]
         starts = [begin(key) for key, _ in root.value]
         self.pairs = []
         for (key, value), (start, following) in zip(
@@ -77,8 +88,11 @@ class Document:
             last = max(stop for first, stop in content if start <= first < following)
             name = key.value if isinstance(key, yaml.ScalarNode) and not key.tag.endswith(":merge") else ""
             self.pairs.append(Pair(name, value, start, last))
+        self.dashes = [token.start_mark.index for token in tokens if isinstance(token, yaml.BlockEntryToken)]
         self.newline = "\r\n" if "\r\n" in self.text else "\n"
-        first = next(token for token in tokens if isinstance(token, yaml.BlockMappingStartToken | yaml.FlowMappingStartToken))
+        first = next(
+            token for token in tokens if isinstance(token, yaml.BlockMappingStartToken | yaml.FlowMappingStartToken)
+        )
         self.indent = " " * first.start_mark.column
 
     def _end_of(self, token: yaml.Token) -> int:
@@ -89,7 +103,7 @@ class Document:
 
     @property
     def is_flow(self) -> bool:
-        return bool(self.root.flow_style)
+        return is_flow(self.root)
 
     def named(self, key: str) -> list[Pair]:
         return [pair for pair in self.pairs if pair.key == key]
@@ -139,18 +153,26 @@ class Document:
 
     def result(self) -> str:
         if self.new_lines:
-            self.insert_lines(self.pairs[-1].end, [self.indent + line for line in (HEADER, *self.new_lines)])
+            lines = [self.indent + line for line in (HEADER, *self.new_lines)]
+            last = self.pairs[-1]
+            if getattr(last.value, "style", None) in ("|", ">") and last.end == len(
+                self.text
+            ):  # a line break would be part of its text
+                place = self.line_start(last.start)
+                self.edits.append((place, place, "".join(line + self.newline for line in lines)))
+            else:
+                self.insert_lines(last.end, lines)
         text = self.text
-        for start, stop, new in reversed(sorted(self._merged())):
-            if stop == len(text) == len(self.text) and not new and start < stop and not text.endswith("\n"):
+        for start, stop, new in reversed(self._merged()):
+            if stop == len(self.text) and not new and start < stop and not self.text.endswith("\n"):
                 start -= len(re.search(r"(\r?\n)?\Z", text[:start])[0])  # type: ignore[index] # it always matches
             text = text[:start] + new + text[stop:]
         return text
 
     def _merged(self) -> list[tuple[int, int, str]]:
-        """The edits, with deletions that touch as one."""
+        """The edits in their order, with deletions that touch as one. New lines come before a line that is marked."""
         merged: list[tuple[int, int, str]] = []
-        for start, stop, new in sorted(self.edits, key=lambda edit: edit[:2]):
+        for start, stop, new in sorted(self.edits, key=lambda edit: (*edit[:2], edit[2] == MARK)):
             if merged and start < stop and start <= merged[-1][1] and not new and not merged[-1][2]:
                 merged[-1] = (merged[-1][0], max(stop, merged[-1][1]), "")
             else:
@@ -164,7 +186,7 @@ def _keys(node: yaml.Node) -> set[str]:
     return {str(key) for block in blocks if isinstance(block, Mapping) for key in block}
 
 
-def _in_yaml(value: Any) -> str:
+def in_yaml(value: Any) -> str:
     return str(yaml.safe_dump(value, default_flow_style=True, width=10**6).split("\n")[0])
 
 
@@ -201,7 +223,7 @@ def switched_on(text: str, request: Request) -> str:
         _edit_plugins(document, request)
         if request.settings is not None:
             document.new_lines.append(f"{SETTINGS_KEY}:")
-            document.new_lines += [f"  {name}: {_in_yaml(value)}" for name, value in request.settings.items()]
+            document.new_lines += [f"  {name}: {in_yaml(value)}" for name, value in request.settings.items()]
     return document.result()
 
 
@@ -225,13 +247,13 @@ def _edit_plugins(document: Document, request: Request) -> None:
     if not wanted and not off:
         return
     if items and pair.holds(items):
-        if node.flow_style and not off:
+        if is_flow(node) and not off:
             document.edits.append((end(items[-1]), end(items[-1]), f", {SETTINGS_KEY}"))
             return
-        if not node.flow_style:
-            dashes = _dashes(document, pair)
+        if not is_flow(node):
+            dash = next(index for index in document.dashes if index >= pair.start)
             if wanted:
-                document.insert_lines(pair.end, [f"{document.indent_of(dashes[0])}- {SETTINGS_KEY}"])
+                document.insert_lines(pair.end, [f"{document.indent_of(dash)}- {SETTINGS_KEY}"])
             if wanted or len(off) < len(items):
                 for item in off:
                     document.switch_off(begin(item), end(item))
@@ -241,13 +263,7 @@ def _edit_plugins(document: Document, request: Request) -> None:
     names = [name for name in names if not request.off_plugins(name)] + wanted
     document.switch_off(pair.start, pair.end)
     if names:
-        document.new_lines.append(f"plugins: {_in_yaml(names)}")
-
-
-def _dashes(document: Document, pair: Pair) -> list[int]:
-    tokens = yaml.scan(document.text, Loader=yaml.SafeLoader)
-    found = (token.start_mark.index for token in tokens if isinstance(token, yaml.BlockEntryToken))
-    return [index for index in found if pair.start <= index < pair.end]
+        document.new_lines.append(f"plugins: {in_yaml(names)}")
 
 
 def _add_variables(document: Document, settings: Mapping[str, Any]) -> None:
@@ -257,15 +273,15 @@ def _add_variables(document: Document, settings: Mapping[str, Any]) -> None:
     if pair and pairs:
         if not pair.holds([each for both in pairs for each in both]):
             raise CannotEditError(f"`{BLOCK}` holds an alias")
-        if pair.value.flow_style:
+        if is_flow(pair.value):
             last = end(pairs[-1][1])
-            document.edits.append((last, last, "".join(f", {name}: {_in_yaml(v)}" for name, v in variables.items())))
+            document.edits.append((last, last, "".join(f", {name}: {in_yaml(v)}" for name, v in variables.items())))
         else:
             indent = document.indent_of(begin(pairs[0][0]))
-            document.insert_lines(pair.end, [f"{indent}{name}: {_in_yaml(value)}" for name, value in variables.items()])
+            document.insert_lines(pair.end, [f"{indent}{name}: {in_yaml(value)}" for name, value in variables.items()])
         return
     _replace(document, BLOCK, f"{BLOCK}:")
-    document.new_lines += [f"  {name}: {_in_yaml(value)}" for name, value in variables.items()]
+    document.new_lines += [f"  {name}: {in_yaml(value)}" for name, value in variables.items()]
 
 
 def _switch_on_in_flow(document: Document, request: Request) -> None:
@@ -314,10 +330,10 @@ def with_settings(text: str, in_variables: bool, settings: Mapping[str, Any]) ->
         key = f"{VARIABLE}{name.upper()}" if in_variables else name
         written = [node for each, node in pairs if isinstance(each, yaml.ScalarNode) and each.value == key]
         if written:
-            document.edits.append((begin(written[-1]), end(written[-1]), _in_yaml(value)))
+            document.edits.append((begin(written[-1]), end(written[-1]), in_yaml(value)))
         else:
-            lines.append(f"{key}: {_in_yaml(value)}")
-    if lines and block.value.flow_style:
+            lines.append(f"{key}: {in_yaml(value)}")
+    if lines and is_flow(block.value):
         document.edits.append((end(pairs[-1][1]), end(pairs[-1][1]), "".join(f", {line}" for line in lines)))
     elif lines:
         indent = document.indent_of(begin(pairs[0][0]))
@@ -376,7 +392,7 @@ def _remove_plugin(document: Document, pair: Pair, here: set[str], is_otr: Calla
     elif gone and not pair.holds(items):
         raise CannotEditError("`plugins:` holds an alias")
     else:
-        _remove_parts(document, pair.value.flow_style, [[item] for item in items], [[item] for item in gone])
+        _remove_parts(document, is_flow(pair.value), [[item] for item in items], [[item] for item in gone])
 
 
 def _remove_from_swift(document: Document, pair: Pair, here: set[str]) -> None:
@@ -390,7 +406,7 @@ def _remove_from_swift(document: Document, pair: Pair, here: set[str]) -> None:
         elif gone and not pair.holds(itertools.chain(*pairs)):
             raise CannotEditError(f"`{BLOCK}` holds an alias")
         else:
-            _remove_parts(document, pair.value.flow_style, pairs, gone)
+            _remove_parts(document, is_flow(pair.value), pairs, gone)
 
 
 def _remove_parts(document: Document, is_flow: bool, parts: list[Any], gone: list[Any]) -> None:
@@ -413,6 +429,6 @@ def with_value(text: str, key: str, change: Callable[[Any], Any]) -> str:
     if pair is None or not isinstance(pair.value, yaml.ScalarNode) or not pair.holds([pair.value]):
         raise CannotEditError(f"it has no `{key}` of its own")
     value = change(value_of(pair.value))
-    new = json.dumps(value) if document.is_flow else _in_yaml(value)
+    new = json.dumps(value) if document.is_flow else in_yaml(value)
     document.edits.append((begin(pair.value), end(pair.value), new))
     return document.result()

@@ -15,6 +15,7 @@ from otr_plugin.hosts.recipe_text import RecipeText, nodes
 MOST_BYTES = 256 * 1024
 MOST_NODES = 20_000  # with every alias replaced by what it stands for
 DEEPEST = 100
+PLAIN_TAGS = ("tag:yaml.org,2002:merge", "tag:yaml.org,2002:value")  # of the keys `<<` and `=`
 
 
 def unreadable(path: Path, message: str) -> Failure:
@@ -62,7 +63,9 @@ def _explain(path: Path, source: str) -> None:
         yaml.compose(source, Loader=yaml.SafeLoader)
     except yaml.reader.ReaderError as error:
         line = source[: error.position].count("\n") + 1
-        message = f"line {line} has the character #x{ord(source[error.position]):02x}, which YAML does not allow: remove it"
+        message = (
+            f"line {line} has the character #x{ord(source[error.position]):02x}, which YAML does not allow: remove it"
+        )
         raise unreadable(path, message) from None
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
@@ -107,6 +110,8 @@ def _inside(node: yaml.Node) -> list[yaml.Node]:
 
 def _require_plain_tags(path: Path, root: yaml.Node) -> None:
     for node in nodes(root):
-        if node.tag not in yaml.SafeLoader.yaml_constructors and node.tag != "tag:yaml.org,2002:value":
-            message = f"line {node.start_mark.line + 1}: the tag {node.tag.removeprefix('tag:yaml.org,2002:')!r} asks the "
+        if node.tag not in (*yaml.SafeLoader.yaml_constructors, *PLAIN_TAGS):
+            message = (
+                f"line {node.start_mark.line + 1}: the tag {node.tag.removeprefix('tag:yaml.org,2002:')!r} asks the "
+            )
             raise unreadable(path, message + "reader to make a program's object, which hosts refuse: remove the tag")

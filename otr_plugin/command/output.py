@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -30,8 +29,12 @@ def deliver(
     if as_json or written:
         return
     if show_diff:
-        lines = difflib.unified_diff(source.splitlines(True), result.splitlines(True), str(recipe), f"{recipe}, changed")
-        click.echo("".join(line if line.endswith("\n") else f"{line}\n\\ No newline at end of file\n" for line in lines), nl=False)
+        lines = difflib.unified_diff(
+            source.splitlines(True), result.splitlines(True), str(recipe), f"{recipe}, changed"
+        )
+        click.echo(
+            "".join(line if line.endswith("\n") else f"{line}\n\\ No newline at end of file\n" for line in lines),
+            nl=False,
+        )
     else:
-        sys.stdout.flush()
-        click.get_binary_stream("stdout").write(result.encode())  # as bytes: no line ending is changed
+        click.echo(result.encode(), nl=False)  # as bytes: no line ending is changed

@@ -107,7 +107,9 @@ HOSTS = {
             "ms-swift",
             "ms-swift",
             swift.TRIED,
-            _keys("model ENV tuner_type train_type target_modules split_dataset_ratio add_version check_model rlhf_type"),
+            _keys(
+                "model ENV tuner_type train_type target_modules split_dataset_ratio add_version check_model rlhf_type"
+            ),
             swift.OTHER_LOSSES,
             _read_swift,
             _keys("rlhf_type"),

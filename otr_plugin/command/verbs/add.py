@@ -17,8 +17,12 @@ HOSTS = ("axolotl", "llamafactory", "trl", "swift")
 @click.option("--diff", "show_diff", is_flag=True, help="Print what would change, as a diff; write nothing.")
 @click.option("-i", "--in-place", is_flag=True, help="Write the result into RECIPE.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), metavar="FILE", help="Write the result into FILE.")
-@click.option("--twin", is_flag=True, help="Also write the recipe without OTR, with another output_dir, beside the result.")
-@click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="A setting of OTR, such as nll_weight=0.1.")
+@click.option(
+    "--twin", is_flag=True, help="Also write the recipe without OTR, with another output_dir, beside the result."
+)
+@click.option(
+    "--set", "assignments", multiple=True, metavar="KEY=VALUE", help="A setting of OTR, such as nll_weight=0.1."
+)
 @click.option("--host", type=click.Choice(HOSTS), help="The host, if the recipe's keys do not tell.")
 def command(
     recipe: Path,
@@ -62,7 +66,9 @@ def command(
             }
         )
     for each in made.off:
-        note(f"switched off `{each.name}` ({each.found}) of line {each.line}: with it, the run would not train with OTR")
+        note(
+            f"switched off `{each.name}` ({each.found}) of line {each.line}: with it, the run would not train with OTR"
+        )
     if made.text == source:
         note(f"{recipe} has OTR already")
     deliver(recipe, source, made.text, written, show_diff, as_json)

@@ -17,9 +17,7 @@ HOSTS = ("axolotl", "llamafactory", "trl", "swift")
 @click.option("-i", "--in-place", is_flag=True, help="Write the result into RECIPE.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), metavar="FILE", help="Write the result into FILE.")
 @click.option("--host", type=click.Choice(HOSTS), help="The host, if the recipe's keys do not tell.")
-def command(
-    recipe: Path, show_diff: bool, in_place: bool, output: Path | None, host: str | None, as_json: bool
-) -> int:
+def command(recipe: Path, show_diff: bool, in_place: bool, output: Path | None, host: str | None, as_json: bool) -> int:
     """Take OTR out of RECIPE, and print the result.
 
     What `otr add` switched off is restored: the result is the recipe that `otr add` was given, byte for byte.
