@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import functools
 import json
-import os
-import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -21,7 +19,7 @@ class Failure(click.ClickException):
 
     def __init__(self, message: str, exit_code: int) -> None:
         super().__init__(message)
-        self.exit_code = exit_code
+        self.exit_code = exit_code  # type: ignore[misc] # click's own classes set it for the class
 
     def show(self, file: Any = None) -> None:
         click.echo(f"otr: {self.message}", err=True)
@@ -43,7 +41,8 @@ def verb(**options: Any) -> Callable[[Callable[..., int]], click.Command]:
             click.get_current_context().exit(code)
 
         run = click.option("--json", "as_json", is_flag=True, help="Print JSON.")(run)
-        return click.command(**options)(run)
+        made: click.Command = click.command(**options)(run)
+        return made
 
     return make
 
@@ -65,7 +64,6 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> 
     from rich.table import Table
     from rich.text import Text
 
-    width = int(os.environ.get("COLUMNS") or 0) or shutil.get_terminal_size((100, 24)).columns
     made = Table(
         title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False
     )
@@ -73,4 +71,4 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> 
         made.add_column(column, overflow="fold", no_wrap=i == 0)
     for row in rows:
         made.add_row(*(Text(cell) for cell in row))  # as Text: a recipe's brackets are no markup
-    Console(file=sys.stdout, width=width, highlight=False).print(made)
+    Console(file=sys.stdout, highlight=False).print(made)

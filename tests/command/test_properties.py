@@ -13,7 +13,7 @@ from otr_plugin.command.recipes import HOSTS, host_of
 from otr_plugin.hosts.recipe_text import RecipeText
 
 quick = settings(
-    max_examples=100, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck)
+    max_examples=40, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck)
 )
 # A loss that `otr add` switches off, for each host.
 OTHER_LOSS = {
