@@ -7,6 +7,7 @@ run. It fetches nothing, and changes to the environment do not outlive it.
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import sys
 from collections.abc import Iterator
@@ -31,24 +32,32 @@ def problem_of(host: RecipeHost, recipe: dict[str, Any], path: Path) -> str | No
     if host.name == "swift" and not Path(str(recipe.get("model"))).is_dir():
         message = f"{path}: ms-swift reads the model's files, and {recipe.get('model')!r} is no folder here"
         raise Failure(f"{message}: download it, or use --level static", CANNOT_TELL)
-    with _put_back():
+    with _put_back() as printed:
         try:
             PARSERS[host.name](recipe, path)
         except ImportError as error:
             raise Failure(f"{path}: {host.title} cannot be imported here: {error}", CANNOT_TELL) from error
-        except (Exception, SystemExit) as error:
+        except SystemExit as end:
+            if isinstance(end.code, str):
+                return end.code
+            lines = printed.getvalue().strip().splitlines()  # argparse prints its message last
+            return (
+                lines[-1].partition(" error: ")[2] or lines[-1] if lines else f"it ended with the exit code {end.code}"
+            )
+        except Exception as error:  # of any type that the host raises
             return str(error).strip() or type(error).__name__
     return None
 
 
 @contextlib.contextmanager
-def _put_back() -> Iterator[None]:
-    """What the host prints goes to stderr; the environment and the command line are put back."""
+def _put_back() -> Iterator[io.StringIO]:
+    """What the host prints is kept; the environment and the command line are put back."""
     environment, arguments = dict(os.environ), sys.argv
     os.environ.update(OFFLINE)
+    printed = io.StringIO()
     try:
-        with contextlib.redirect_stdout(sys.stderr):
-            yield
+        with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
+            yield printed
     finally:
         os.environ.clear()
         os.environ.update(environment)
