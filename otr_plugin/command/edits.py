@@ -295,7 +295,7 @@ def _switch_on_in_flow(document: Document, request: Request) -> None:
     new: dict[str, Any] = {}
     if request.in_variables:
         if document.only("loss_type"):
-            raise CannotEditError("it is in braces, where no line can be switched off: remove loss_type")
+            raise CannotEditError("it is in braces, where no line can be switched off: remove `loss_type`")
         new["loss_type"] = LOSS_TYPE
         variables = {f"{VARIABLE}{name.upper()}": value for name, value in request.settings.items()}
         if pair := document.only(BLOCK):

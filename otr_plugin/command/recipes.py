@@ -12,7 +12,7 @@ from otr_plugin.config import OTRConfig
 from otr_plugin.hosts.axolotl import recipe as axolotl
 from otr_plugin.hosts.llamafactory import recipe as llamafactory
 from otr_plugin.hosts.recipe_text import RecipeText
-from otr_plugin.hosts.recipes import conflicts, read_recipe, refuse_conflicts
+from otr_plugin.hosts.recipes import conflicts, names_otr, read_recipe, refuse_conflicts
 from otr_plugin.hosts.swift import recipe as swift
 from otr_plugin.hosts.trl import recipe as trl
 
@@ -30,6 +30,12 @@ class RecipeHost:
     read: Callable[[RecipeText], OTRConfig | None]
     # Keys of `other_losses` that select another kind of training, with other data: without them it is another recipe.
     other_trainings: frozenset[str] = frozenset()
+
+    def is_named_in(self, text: RecipeText) -> bool:
+        """Whether the recipe switches OTR on, in the host's own spelling."""
+        if self.name == "swift":
+            return swift.LOSS_TYPE in swift.loss_types(recipe_of(text).get("loss_type"))
+        return names_otr(recipe_of(text))
 
 
 def recipe_of(text: RecipeText) -> dict[str, Any]:

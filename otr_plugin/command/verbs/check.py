@@ -32,7 +32,7 @@ class Report:
     exit_code: int = GOOD
 
 
-@verb()
+@verb(short_help="Check that RECIPE trains as it reads; list what it would run.")
 @click.argument("recipes", type=click.Path(path_type=Path), nargs=-1, required=True, metavar="RECIPE...")
 @click.option(
     "--level",
@@ -63,7 +63,7 @@ def command(recipes: tuple[Path, ...], level: str, style: str, strict: bool, hos
 
 def _report(path: Path, level: str, strict: bool, chosen: str | None) -> Report:
     from otr_plugin.command import files, host_level, recipes, strangers
-    from otr_plugin.hosts.recipes import OtherLossError, RecipeError
+    from otr_plugin.hosts.recipes import OtherLossError, RecipeError, conflicts
 
     report = Report(str(path))
     try:
@@ -81,7 +81,8 @@ def _report(path: Path, level: str, strict: bool, chosen: str | None) -> Report:
                 (_problem(each, path.name) for each in error.conflicts), key=lambda each: each["line"] or 0
             )
         except RecipeError as error:
-            report.problems = [_problem(each, path.name) for each in error.problems]
+            others = conflicts(recipes.recipe_of(text), host.other_losses, text) if host.is_named_in(text) else []
+            report.problems = [_problem(each, path.name) for each in (*error.problems, *others)]
         if level == "host" and not report.problems:
             refusal = host_level.problem_of(host, recipes.recipe_of(text), path)
             if refusal is not None:
