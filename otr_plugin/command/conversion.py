@@ -10,7 +10,7 @@ from otr_plugin.command.console import PROBLEM, UNREADABLE, Failure
 from otr_plugin.command.edits import MARKED, CannotEditError, Request, in_yaml, switched_off, switched_on, with_settings
 from otr_plugin.command.recipes import RecipeHost, recipe_of
 from otr_plugin.config import OTRConfig, SettingsError
-from otr_plugin.hosts.axolotl.recipe import OTHER_LOSS_PLUGINS, other_loss_plugins, reads_as_otr
+from otr_plugin.hosts.axolotl.recipe import OTHER_LOSS_PLUGINS, is_class_name, other_loss_plugins
 from otr_plugin.hosts.recipe_text import RecipeText
 from otr_plugin.hosts.recipes import OtherLossError, RecipeError, conflicts, named_plugins
 from otr_plugin.hosts.swift.recipe import BLOCK, VARIABLES
@@ -69,7 +69,7 @@ def remove(source: str, text: RecipeText, host: RecipeHost) -> str:
             text.name, "mentions OTR in a way that its host refuses; correct it first", error.problems
         ) from None
     try:
-        result = switched_off(source, host.name == "swift", reads_as_otr)
+        result = switched_off(source, host.name == "swift", is_class_name)
         after = RecipeText(result, text.name)
         rest = _rest(text, set())
         if host.read(after) is not None or {k: v for k, v in _rest(after, set()).items() if k in rest} != rest:
@@ -113,7 +113,7 @@ def _converted(source: str, text: RecipeText, host: RecipeHost, settings: Mappin
         raise _refused(text.name, "cannot train with OTR as it is", problems) from None
     if read != config or _rest(after, set()) != _rest(text, set(keys)):
         raise CannotEditError("an edit of single lines would change other keys")
-    if switched_off(result, in_variables, reads_as_otr) != source:
+    if switched_off(result, in_variables, is_class_name) != source:
         raise CannotEditError("`otr remove` could not restore it")
     plain = switched_on(source, Request(in_variables, None, keys, plugins.__contains__)) if off else source
     return Conversion(result, off, config, plain)

@@ -43,7 +43,7 @@ def recipe_of(text: RecipeText) -> dict[str, Any]:
 
 
 def _read_axolotl(text: RecipeText) -> OTRConfig | None:
-    return read_recipe(axolotl.HOST, recipe_of(text), text, is_otr=axolotl.reads_as_otr)
+    return read_recipe(axolotl.HOST, recipe_of(text), text, is_otr=axolotl.is_class_name)
 
 
 def _read_llamafactory(text: RecipeText) -> OTRConfig | None:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import yaml
 
-from otr_plugin.hosts.mentions import is_plugin_name
+from otr_plugin.hosts.axolotl.recipe import is_class_name
 from otr_plugin.hosts.recipe_text import RecipeText, nodes, scalars
 
 CODE_KEYS = ("external_plugins", "custom_register_path", "trainer_cls", "reward_funcs", "custom_modules_path")
@@ -94,7 +94,7 @@ def _of_keys(text: RecipeText, folder: Path) -> Iterator[Finding]:
             yield Finding(entry.line, "runs code", f"{key}: true", "the model's repository may run any Python: read it")
         if entry.at_the_top and key == "plugins":
             for word, line in words:
-                if not is_plugin_name(word) and not word.startswith("axolotl."):
+                if not is_class_name(word) and not word.startswith("axolotl."):
                     yield Finding(
                         line, "runs code", f"plugins: {_short(word)}", "a module that is not the host's: read it"
                     )

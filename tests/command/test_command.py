@@ -39,6 +39,22 @@ print(*sorted(sys.modules))
     assert not loaded & {"torch", "pydantic", "yaml", "rich", "numpy", "transformers", "otr_plugin.config"}
 
 
+@pytest.mark.parametrize("verb", VERBS)
+def test_no_verb_imports_torch(verb, tmp_path):
+    (tmp_path / "recipe.yaml").write_text(RECIPE)
+    code = f"""
+import sys
+from otr_plugin.command.main import command
+try:
+    command({[verb, *WORDS[verb]]!r}, prog_name="otr")
+except SystemExit as end:
+    assert end.code == 0
+print(*sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path)
+    assert "torch" not in done.stdout.splitlines()[-1].split()
+
+
 def test_help_takes_less_than_200_ms_of_processor_time():
     """The best of five: another process on the machine may slow down any of them."""
     best = min(_seconds([sys.executable, "-m", "otr_plugin.command", "--help"]) for _ in range(5))

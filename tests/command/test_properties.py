@@ -4,16 +4,19 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from benchmarks.fuzz.cases import Refused
 from benchmarks.fuzz.hosts import HOSTS as STYLES
 from benchmarks.fuzz.recipes import draft_of
 from benchmarks.fuzz.recipes import settings as otr_settings
+from benchmarks.fuzz.strategy import cases
 from otr_plugin import OTRConfig
 from otr_plugin.command.conversion import add, remove
 from otr_plugin.command.recipes import HOSTS, host_of
 from otr_plugin.hosts.recipe_text import RecipeText
+from tests.command.driver import otr
 
 quick = settings(
-    max_examples=40, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck)
+    max_examples=30, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck)
 )
 # A loss that `otr add` switches off, for each host.
 OTHER_LOSS = {
@@ -22,6 +25,9 @@ OTHER_LOSS = {
     "trl": "loss_type: dft",
     "swift": "enable_dft_loss: true",
 }
+
+# Axolotl finds out by importing it that there is no such module; the static level imports nothing.
+NOT_THERE = "axolotl.integrations.otr"
 
 
 @st.composite
@@ -63,5 +69,25 @@ def test_remove_takes_out_what_a_person_wrote(host):
         text = text_of(case.text, case.file)
         result = remove(case.text, text, HOSTS[host])
         assert HOSTS[host].read(text_of(result, case.file)) is None
+
+    check()
+
+
+@pytest.mark.parametrize("host", HOSTS)
+def test_a_recipe_with_mistakes_is_converted_back_and_forth_or_refused(host, tmp_path):
+    recipe = tmp_path / "recipe.yaml"
+
+    @quick
+    @given(cases(host))
+    def check(case):
+        recipe.write_bytes(case.text.encode())
+        if otr("check", recipe, "--host", host).exit_code == 0 and isinstance(case.outcome, Refused):
+            is_elsewhere = case.command or case.environment or case.sweep
+            assert is_elsewhere or NOT_THERE in case.text, case
+        added = otr("add", recipe, "--host", host)
+        assert added.exit_code in (0, 1, 2)
+        if added.exit_code == 0 and added.stdout != case.text:
+            recipe.write_bytes(added.stdout.encode())
+            assert otr("remove", recipe, "--host", host).stdout == case.text
 
     check()

@@ -9,6 +9,7 @@ from otr_plugin.hosts.mentions import is_plugin_name
 from otr_plugin.hosts.mistakes import Host
 from otr_plugin.hosts.recipes import named_plugins
 
+CLASS = "otr_plugin.hosts.axolotl.adapter.OTRPlugin"
 TRIED = ("0.19.0",)  # versions that the tests run
 # Keys with which Axolotl computes another loss, and the fix for each.
 OTHER_LOSSES = {
@@ -34,11 +35,9 @@ OTHER_LOSS_PLUGINS = {
 }
 
 
-def reads_as_otr(name: Any) -> bool:
-    """Whether the name may be this plugin's, by its spelling. Imports nothing."""
-    return is_plugin_name(name) or (
-        isinstance(name, str) and name.startswith("otr_plugin.") and name.endswith(".OTRPlugin")
-    )
+def is_class_name(name: Any) -> bool:
+    """Whether the name is this plugin's, or the full path of its class. Imports nothing."""
+    return is_plugin_name(name) or name == CLASS
 
 
 def other_loss_plugins(recipe: Mapping[str, Any]) -> list[str]:

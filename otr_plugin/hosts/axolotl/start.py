@@ -14,7 +14,7 @@ from types import ModuleType
 from typing import Any
 
 from otr_plugin.config import OTRConfig
-from otr_plugin.hosts.axolotl.recipe import HOST, reads_as_otr
+from otr_plugin.hosts.axolotl.recipe import HOST
 from otr_plugin.hosts.mentions import is_plugin_name, mentions_otr
 from otr_plugin.hosts.mistakes import (
     COMMAND_LINE,
@@ -86,7 +86,7 @@ def check_command(options: Mapping[str, Any]) -> None:
     if options.get("sweep"):
         sweep = RecipeText.read(options["sweep"])
         refuse(_problems_in_sweep(sweep, text))
-    refuse([*problems_in_text(text, HOST, reads_as_otr), *problems_in_environment(HOST)])
+    refuse([*problems_in_text(text, HOST, _may_be_otr_unread), *problems_in_environment(HOST)])
     recipe = text.value
     if not isinstance(recipe, dict):
         return
@@ -97,6 +97,13 @@ def check_command(options: Mapping[str, Any]) -> None:
     settings = {name.removeprefix(prefix): value for name, value in options.items() if name.startswith(prefix)}
     settings = {name: value for name, value in settings.items() if value is not None}
     read_recipe(HOST, recipe, text, overrides=settings)
+
+
+def _may_be_otr_unread(name: Any) -> bool:
+    """Whether the name may be this plugin's, by its spelling."""
+    return is_plugin_name(name) or (
+        isinstance(name, str) and name.startswith("otr_plugin.") and name.endswith(".OTRPlugin")
+    )
 
 
 def _problems_in_sweep(sweep: RecipeText, text: RecipeText) -> list[str]:

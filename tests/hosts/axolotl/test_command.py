@@ -16,6 +16,12 @@ def test_doctor_finds_the_host():
     assert_doctor_finds("axolotl")
 
 
+def test_the_class_has_the_path_that_a_recipe_may_name():
+    from otr_plugin.hosts.axolotl import adapter, recipe
+
+    assert f"{adapter.OTRPlugin.__module__}.{adapter.OTRPlugin.__qualname__}" == recipe.CLASS
+
+
 @needs_this_host
 def test_the_command_is_also_one_of_axolotls(monkeypatch, tmp_path):
     """The entry point is the one that tests/command finds in pyproject.toml."""
