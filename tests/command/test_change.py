@@ -76,6 +76,7 @@ LIGER = "axolotl.integrations.liger.LigerPlugin"
         (f"plugins: {CCE}\n", ["otr"]),
         (f"plugins: [{CCE}]\ncut_cross_entropy: true\n", ["otr"]),
         (f"plugins: [{CCE}]\ncut_cross_entropy: false\n", [CCE, "otr"]),
+        (f"plugins:\n  - {LIGER}\nchunked_cross_entropy: true\n", [LIGER, "otr"]),
         (f"x: &p [{LIGER}]\nplugins: *p\n", [LIGER, "otr"]),
     ],
 )
