@@ -33,6 +33,7 @@ def command(gpu: bool, as_json: bool) -> int:
     rows = [[host["title"], host["installed"] or "-", ", ".join(host["tried"]), host["note"]] for host in hosts]
     table("Hosts", ["host", "installed", "tried", "note"], rows)
     more = [["autoload", autoload], ["Triton", triton]]
+    click.echo()
     table("This environment", ["what", "found"], [*([name, found] for name, found in versions.items()), *more])
     for problem in problems:
         click.echo(f"problem: {problem}")
