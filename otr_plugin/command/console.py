@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 GOOD, PROBLEM, UNREADABLE, CANNOT_TELL = 0, 1, 2, 3
+HOST_NAMES = ("axolotl", "llamafactory", "trl", "swift")  # here, so that --help need not import what reads recipes
 SCHEMA_VERSION = 1  # of all JSON; a change that breaks a reader of it raises the number
 
 

@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 
 import noxfile
+from otr_plugin.command.console import HOST_NAMES
 from otr_plugin.command.main import command
+from otr_plugin.command.recipes import HOSTS
 from tests.command.driver import otr
 
 PROJECT = noxfile.PYPROJECT["project"]
@@ -82,6 +84,10 @@ def test_an_error_is_json_too(verb, tmp_path):
         2,
         {"schema_version": 1, "error": f"{tmp_path}/none.yaml: there is no such file"},
     )
+
+
+def test_host_takes_the_names_of_the_hosts():
+    assert tuple(HOSTS) == HOST_NAMES
 
 
 def test_wrong_usage_is_2():

@@ -7,9 +7,7 @@ from typing import Any
 
 import click
 
-from otr_plugin.command.console import GOOD, PROBLEM, UNREADABLE, Failure, emit, note, verb
-
-HOSTS = ("axolotl", "llamafactory", "trl", "swift")
+from otr_plugin.command.console import GOOD, HOST_NAMES, PROBLEM, UNREADABLE, Failure, emit, note, verb
 
 
 @verb()
@@ -23,7 +21,7 @@ HOSTS = ("axolotl", "llamafactory", "trl", "swift")
 @click.option(
     "--set", "assignments", multiple=True, metavar="KEY=VALUE", help="A setting of OTR, such as nll_weight=0.1."
 )
-@click.option("--host", type=click.Choice(HOSTS), help="The host, if the recipe's keys do not tell.")
+@click.option("--host", type=click.Choice(HOST_NAMES), help="The host, if the recipe's keys do not tell.")
 def command(
     recipe: Path,
     show_diff: bool,

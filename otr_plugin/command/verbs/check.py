@@ -10,12 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from otr_plugin.command.console import CANNOT_TELL, GOOD, PROBLEM, UNREADABLE, Failure, emit, table, verb
+from otr_plugin.command.console import CANNOT_TELL, GOOD, HOST_NAMES, PROBLEM, UNREADABLE, Failure, emit, table, verb
 
 if TYPE_CHECKING:
     from otr_plugin.command.strangers import Finding
-
-HOSTS = ("axolotl", "llamafactory", "trl", "swift")
 
 
 @dataclass
@@ -43,7 +41,7 @@ class Report:
 )
 @click.option("--format", "style", type=click.Choice(["text", "github", "json"]), default="text", show_default=True)
 @click.option("--strict", is_flag=True, help="Warnings are problems.")
-@click.option("--host", type=click.Choice(HOSTS), help="The host, if the recipes' keys do not tell.")
+@click.option("--host", type=click.Choice(HOST_NAMES), help="The host, if the recipes' keys do not tell.")
 def command(recipes: tuple[Path, ...], level: str, style: str, strict: bool, host: str | None, as_json: bool) -> int:
     """Check that RECIPE trains as it reads, and list what it would fetch, run or reveal.
 

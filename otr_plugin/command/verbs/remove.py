@@ -6,9 +6,7 @@ from pathlib import Path
 
 import click
 
-from otr_plugin.command.console import GOOD, emit, note, verb
-
-HOSTS = ("axolotl", "llamafactory", "trl", "swift")
+from otr_plugin.command.console import GOOD, HOST_NAMES, emit, note, verb
 
 
 @verb()
@@ -16,7 +14,7 @@ HOSTS = ("axolotl", "llamafactory", "trl", "swift")
 @click.option("--diff", "show_diff", is_flag=True, help="Print what would change, as a diff; write nothing.")
 @click.option("-i", "--in-place", is_flag=True, help="Write the result into RECIPE.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), metavar="FILE", help="Write the result into FILE.")
-@click.option("--host", type=click.Choice(HOSTS), help="The host, if the recipe's keys do not tell.")
+@click.option("--host", type=click.Choice(HOST_NAMES), help="The host, if the recipe's keys do not tell.")
 def command(recipe: Path, show_diff: bool, in_place: bool, output: Path | None, host: str | None, as_json: bool) -> int:
     """Take OTR out of RECIPE, and print the result.
 
