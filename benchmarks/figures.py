@@ -7,8 +7,8 @@ several:
     ...
     <!-- end of figures -->
 
-Sources are result files or their folder, the settings (otr_plugin/config.py) and the host adapters (the recipe keys
-that they refuse).
+Sources are result files or their folder, the settings (otr_plugin/config.py), the host adapters (the recipe keys that
+they refuse), and recipes (what the command `otr` prints for them).
 Plots that a page of docs/ shows are copies of those in benchmarks/results/, because a site holds nothing outside its
 folder.
 """
@@ -197,6 +197,25 @@ def _fixes(table: ast.Dict) -> Iterator[tuple[str, str]]:
             yield key, fix
 
 
+# The command
+
+
+def _printed_by(words: str) -> Callable[[Path], list[str]]:
+    """A renderer of a call of `otr` with a recipe, and of what the call prints; the recipe's folder is left out."""
+
+    def render(recipe: Path) -> list[str]:
+        from click.testing import CliRunner  # here: only the pages that are written again need it
+
+        from otr_plugin.command.main import command
+
+        call = words.format(recipe=recipe).split()
+        done = CliRunner(env={"COLUMNS": "110"}).invoke(command, call, prog_name="otr")
+        lines = done.output.replace(f"{recipe.parent}/", "").splitlines()
+        return ["", *(f"    {line}".rstrip() for line in [f"$ otr {words.format(recipe=recipe.name)}", *lines]), ""]
+
+    return render
+
+
 RENDERERS: dict[tuple[str, str | None], Callable[[Any], list[str]]] = {
     ("quickstart", None): quickstart.readme_figures,
     ("learning", None): report.readme_figures,
@@ -219,6 +238,10 @@ RENDERERS: dict[tuple[str, str | None], Callable[[Any], list[str]]] = {
     ("engines", "table"): engines.table,
     ("engines", "summary"): engines.summary,
     ("engines", "others"): engines.others,
+    ("plain", "add"): _printed_by("add {recipe} --set nll_weight=0.1 --diff"),
+    ("stranger", "check"): _printed_by("check {recipe}"),
+    ("stranger", "github"): _printed_by("check {recipe} --format github"),
+    ("main", "help"): _printed_by("--help"),
     ("results", "features"): features.matrix,
     ("results", "counts"): features.counts,
     ("results", "messages"): features.messages,

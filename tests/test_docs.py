@@ -132,6 +132,12 @@ COMMANDS = {
     "swift rlhf": "no test: refused; tests/hosts/swift/test_settings.py refuses its arguments",
     "megatron sft": "no test: refused; tests/hosts/swift/test_settings.py refuses its arguments",
     "accelerate launch": "tests/hosts/trl/test_train.py",
+    "otr add": "tests/command",
+    "otr add recipe.yaml": "tests/command",
+    "otr remove": "tests/command",
+    "otr check": "tests/command",
+    "otr check recipe.yaml": "tests/command",
+    "axolotl otr": "tests/hosts/axolotl/test_command.py",
     "python -m benchmarks": "tests/test_package.py",
     'python -c "import otr_plugin"': "tests/test_package.py",
     "python -m benchmarks readme": "tests/test_docs.py",
@@ -140,7 +146,19 @@ COMMANDS = {
     "python -m benchmarks fit": "no test: it needs a GPU",
     "python -m benchmarks learning": "tests/benchmarks/learning/test_command.py",
 }
-PROGRAMS = ("accelerate", "axolotl", "llamafactory-cli", "lmf", "make", "megatron", "pip", "python", "swift", "trl")
+PROGRAMS = (
+    "accelerate",
+    "axolotl",
+    "llamafactory-cli",
+    "lmf",
+    "make",
+    "megatron",
+    "otr",
+    "pip",
+    "python",
+    "swift",
+    "trl",
+)
 
 
 def commands(text: str) -> Iterator[str]:

@@ -123,7 +123,10 @@ FORBIDDEN_MODULES = {
     *("asyncio", "ctypes", "ftplib", "http", "marshal", "multiprocessing", "pickle", "requests", "shelve", "shutil"),
     *("smtplib", "socket", "socketserver", "ssl", "subprocess", "tempfile", "urllib", "urllib3", "webbrowser"),
 }
-WRITERS = {"hosts/axolotl/adapter.py": {"write_text"}}  # adds OTR's settings to the model card that Axolotl wrote
+WRITERS = {
+    "hosts/axolotl/adapter.py": {"write_text"},  # adds OTR's settings to the model card that Axolotl wrote
+    "command/files.py": {"write_bytes"},  # writes the file that `otr add` or `otr remove` is told to write
+}
 FORBIDDEN_CALLS = {"eval", "exec", "open", "__import__", "system", "popen", "write_text", "write_bytes", "unlink"}
 
 

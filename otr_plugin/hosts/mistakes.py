@@ -83,8 +83,7 @@ def _duplicates(text: RecipeText, top: list[Entry]) -> list[str]:
     """Keys that are written twice, or merged and then written again with another value."""
     about_otr = any(map(_is_about_otr, top))
     problems = []
-    for key in dict.fromkeys(entry.key for entry in top):
-        found = [entry for entry in top if entry.key == key]
+    for key, found in _by_key(top).items():
         if (mentions_otr(key) or is_close_to(key, "plugins")) and (about_otr or any(map(_is_about_otr, found))):
             problems += _differing(text, found)
     for block in (entry for entry in top if entry.key == SETTINGS_KEY):
@@ -94,8 +93,14 @@ def _duplicates(text: RecipeText, top: list[Entry]) -> list[str]:
 
 def duplicates(text: RecipeText, found: list[Entry]) -> list[str]:
     """A problem for each key that is written twice, or merged and then written again with another value."""
-    keys = dict.fromkeys(entry.key for entry in found)
-    return [problem for key in keys for problem in _differing(text, [entry for entry in found if entry.key == key])]
+    return [problem for same in _by_key(found).values() for problem in _differing(text, same)]
+
+
+def _by_key(found: list[Entry]) -> dict[str, list[Entry]]:
+    groups: dict[str, list[Entry]] = {}
+    for entry in found:
+        groups.setdefault(entry.key, []).append(entry)
+    return groups
 
 
 def _differing(text: RecipeText, found: list[Entry]) -> list[str]:

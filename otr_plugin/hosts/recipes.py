@@ -46,6 +46,14 @@ class RecipeError(ValueError):
             sys.excepthook = _show_message_only
 
 
+class OtherLossError(RecipeError):
+    """A recipe with OTR that also selects another loss; `conflicts` has one message for each key that does."""
+
+    def __init__(self, switched_on_by: str, conflicts: Sequence[str]) -> None:
+        super().__init__([_other_loss(switched_on_by, "; ".join(conflicts))])
+        self.conflicts = list(conflicts)
+
+
 def _show_message_only(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
     """In a host's own command, a user needs the message, not the host's stack. OTR_PLUGIN_TRACE=1 shows both."""
     if isinstance(error, RecipeError) and not is_traced():
@@ -220,7 +228,7 @@ def _as_written(value: Any) -> str:
 def refuse_conflicts(problems: list[str], switched_on_by: str = "`plugins: [otr]`") -> None:
     """Raise if the recipe selects a loss other than OTR's, because the run would then train something else."""
     if problems:
-        raise RecipeError([_other_loss(switched_on_by, "; ".join(problems))])
+        raise OtherLossError(switched_on_by, problems)
 
 
 def _other_loss(switched_on_by: str, problems: str) -> str:

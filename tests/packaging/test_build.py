@@ -37,7 +37,9 @@ def test_sdist_holds_what_the_build_the_tests_and_the_examples_need(sdist):
 def test_wheel_holds_the_modules_and_nothing_else(wheel):
     modules = {path.relative_to(ROOT).as_posix() for path in (ROOT / "otr_plugin").rglob("*.py")}
     dist_info = "otr_plugin-{}.dist-info/".format(wheel.name.split("-")[1])
-    metadata = {f"{dist_info}{name}" for name in ("METADATA", "RECORD", "WHEEL", "licenses/LICENSE")}
+    metadata = {
+        f"{dist_info}{name}" for name in ("METADATA", "RECORD", "WHEEL", "entry_points.txt", "licenses/LICENSE")
+    }
     with zipfile.ZipFile(wheel) as archive:
         assert set(archive.namelist()) == modules | metadata | {"otr_plugin/py.typed", "otr_autoload.pth"}
 

@@ -13,9 +13,9 @@ PACKAGES = {"axolotl": "axolotl", "llamafactory": "llamafactory", "trl": "trl", 
 
 
 def tried_versions():
-    """TRIED of each host's adapter, read without importing the host."""
+    """TRIED of each host's recipe.py, read without importing the host."""
     versions = {}
-    for path in (ROOT / "otr_plugin" / "hosts").glob("*/adapter.py"):
+    for path in (ROOT / "otr_plugin" / "hosts").glob("*/recipe.py"):
         for statement in ast.parse(path.read_text()).body:
             if isinstance(statement, ast.Assign) and ast.unparse(statement.targets[0]) == "TRIED":
                 versions[path.parent.name] = ast.literal_eval(statement.value)

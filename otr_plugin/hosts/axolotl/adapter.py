@@ -14,7 +14,7 @@ from pydantic import BaseModel, Field, model_validator
 
 from otr_plugin import __version__
 from otr_plugin.config import OTRConfig
-from otr_plugin.hosts.axolotl.recipe import HOST
+from otr_plugin.hosts.axolotl.recipe import HOST, TRIED
 from otr_plugin.hosts.mentions import SETTINGS_KEY, is_plugin_name
 from otr_plugin.hosts.mistakes import is_dotted_setting
 from otr_plugin.hosts.recipe_text import RecipeText
@@ -22,7 +22,6 @@ from otr_plugin.hosts.recipes import named_plugins, read_recipe, untried_version
 from otr_plugin.hosts.transformers.adapter import Log, attach_and_announce, require_kernel
 
 LOG = get_logger("axolotl.otr")  # Axolotl shows only its own loggers' messages
-TRIED = ("0.19.0",)
 CARD_HEADING = "### One-Token Rollout"
 
 

@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from otr_plugin.hosts.mentions import is_plugin_name
 from otr_plugin.hosts.mistakes import Host
 from otr_plugin.hosts.recipes import named_plugins
 
+CLASS = "otr_plugin.hosts.axolotl.adapter.OTRPlugin"
+TRIED = ("0.19.0",)  # versions that the tests run
 # Keys with which Axolotl computes another loss, and the fix for each.
 OTHER_LOSSES = {
     "liger_fused_linear_cross_entropy": "set it to false; Liger's norm, rope and SwiGLU kernels can stay",
@@ -30,6 +33,11 @@ OTHER_LOSS_PLUGINS = {
     "CutCrossEntropyPlugin": ("cut_cross_entropy", "remove the plugin, or set cut_cross_entropy: false"),
     "DiffusionPlugin": (None, "remove the plugin: diffusion has a loss of its own"),
 }
+
+
+def is_class_name(name: Any) -> bool:
+    """Whether the name is this plugin's, or the full path of its class. Imports nothing."""
+    return is_plugin_name(name) or name == CLASS
 
 
 def other_loss_plugins(recipe: Mapping[str, Any]) -> list[str]:

@@ -14,7 +14,7 @@ from types import ModuleType
 from typing import Any
 
 from otr_plugin.config import OTRConfig
-from otr_plugin.hosts.llamafactory.recipe import HOST, STAGES, recipe_text
+from otr_plugin.hosts.llamafactory.recipe import HOST, STAGES, TRIED, recipe_text
 from otr_plugin.hosts.mentions import SETTINGS_KEY
 from otr_plugin.hosts.mistakes import problems_in_arguments, problems_in_environment, problems_in_text
 from otr_plugin.hosts.patching import is_marked, marked, replace
@@ -22,7 +22,6 @@ from otr_plugin.hosts.recipes import read_recipe, refuse, untried_version
 from otr_plugin.hosts.resume import resumed_without_otr
 from otr_plugin.hosts.transformers.adapter import Log, attach_and_announce, require_kernel
 
-TRIED = ("0.9.5",)
 TRAINERS = {  # of each of STAGES
     "sft": ("llamafactory.train.sft.trainer", "CustomSeq2SeqTrainer"),
     "pt": ("llamafactory.train.pt.trainer", "CustomTrainer"),

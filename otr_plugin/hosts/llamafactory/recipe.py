@@ -9,6 +9,7 @@ from typing import Any
 from otr_plugin.hosts.mistakes import Host
 from otr_plugin.hosts.recipe_text import SUFFIXES, RecipeText
 
+TRIED = ("0.9.5",)  # versions that the tests run
 STAGES = ("sft", "pt")
 # Keys with which LLaMA-Factory computes another loss, and the fix for each.
 OTHER_LOSSES = {

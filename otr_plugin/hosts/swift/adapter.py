@@ -32,6 +32,7 @@ from otr_plugin.hosts.swift.recipe import (
     IN_MEGATRON,
     LOSS_TYPE,
     OTHER_LOSSES,
+    TRIED,
     read_recipe,
     set_in_the_shell,
     settings,
@@ -39,7 +40,6 @@ from otr_plugin.hosts.swift.recipe import (
 from otr_plugin.hosts.transformers.adapter import Log, attach_and_announce, require_kernel
 from otr_plugin.metrics import TOKEN_COUNT
 
-TRIED = ("4.6.0",)
 ATTACH = "otr_attach"  # the name of AttachCallback among swift's callbacks
 
 

@@ -16,6 +16,7 @@ from otr_plugin.hosts.mistakes import COMMAND_LINE, ENVIRONMENT, duplicates, in_
 from otr_plugin.hosts.recipe_text import Entry, RecipeText, entries, kept, scalars
 from otr_plugin.hosts.recipes import RecipeError, refuse
 
+TRIED = ("4.6.0",)  # versions that the tests run
 LOSS_TYPE = "otr"
 VARIABLE = "OTR_"  # before the name of a setting, in capitals
 VARIABLES = {f"{VARIABLE}{name.upper()}": name for name in OTRConfig.model_fields}

@@ -40,18 +40,16 @@ from otr_plugin.hosts.recipes import (
 )
 from otr_plugin.hosts.resume import resumed_without_otr
 from otr_plugin.hosts.transformers.adapter import CONNECT, Log, attach_and_announce, changed, require_kernel
-from otr_plugin.hosts.trl.recipe import HOST, OTHER_LOSSES, recipe_text, split_options
+from otr_plugin.hosts.trl.recipe import HOST, OTHER_LOSSES, TRIED, other_losses, recipe_text, split_options
 from otr_plugin.metrics import TOKEN_COUNT
 from otr_plugin.model.attach import attached_handle
 from otr_plugin.model.handle import Call, Handle
 
-TRIED = ("1.9.0", "1.16.0")
 # Functions with which TRL puts its own fused head into a model: from 1.16 on for every loss, before for chunked_nll.
 CHUNKED_HEAD = "_patch_chunked_ce_lm_head"
 FUSED_HEADS = ("add_fused_lm_head", CHUNKED_HEAD)
 # Arguments that SFTTrainer passes to the model's forward for its fused head or for Liger's.
 FUSED_HEAD_ARGUMENTS = ("fused_lm_head", "skip_logits", "return_token_accuracy", "use_token_scaling")
-PLAIN_LOSSES = (None, "nll", "chunked_nll")  # cross entropy, computed by a head that OTR replaces
 
 
 def patch_parser(parser_module: ModuleType) -> None:
@@ -187,15 +185,7 @@ def _warn_if_resumed_without_otr(parsed: Any) -> None:
 
 
 def _other_losses(args: Any) -> list[str]:
-    problems = conflicts(vars(args), OTHER_LOSSES)
-    if args.loss_type not in PLAIN_LOSSES:
-        fix = "remove it" + ("; `otr: {objective: dft}` is that loss" if args.loss_type == "dft" else "")
-        problems.append(f"`loss_type: {args.loss_type}`: {fix}")
-    if (args.liger_kernel_config or {}).get("fused_linear_cross_entropy"):
-        problems.append(
-            "`fused_linear_cross_entropy` in liger_kernel_config: set it to false; Liger's other kernels can stay"
-        )
-    return problems
+    return [*conflicts(vars(args), OTHER_LOSSES), *other_losses(vars(args))]
 
 
 def _arguments_for_otr(args: Any, trainer_module: ModuleType) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +12,26 @@ from otr_plugin.hosts.mentions import SETTINGS_KEY
 from otr_plugin.hosts.mistakes import Host
 from otr_plugin.hosts.recipe_text import RecipeText
 
+TRIED = ("1.9.0", "1.16.0")  # versions that the tests run
 OTHER_LOSSES = {"label_smoothing_factor": "set it to 0: with label smoothing the trainer computes the loss"}
-HOST = Host("TRL", OTHER_LOSSES)
+PLAIN_LOSSES = (None, "nll", "chunked_nll")  # cross entropy, computed by a head that OTR replaces
+
+
+def other_losses(arguments: Mapping[str, Any]) -> list[str]:
+    """A problem for each argument, of a recipe or parsed, whose value selects another loss."""
+    problems = []
+    loss_type, liger = arguments.get("loss_type"), arguments.get("liger_kernel_config")
+    if loss_type not in PLAIN_LOSSES:
+        fix = "remove it" + ("; `otr: {objective: dft}` is that loss" if loss_type == "dft" else "")
+        problems.append(f"`loss_type: {loss_type}`: {fix}")
+    if isinstance(liger, Mapping) and liger.get("fused_linear_cross_entropy"):
+        problems.append(
+            "`fused_linear_cross_entropy` in liger_kernel_config: set it to false; Liger's other kernels can stay"
+        )
+    return problems
+
+
+HOST = Host("TRL", OTHER_LOSSES, other_problems=other_losses)
 OPTION = f"--{SETTINGS_KEY}."
 
 

@@ -1,0 +1,3 @@
+from otr_plugin.command.main import main
+
+main()

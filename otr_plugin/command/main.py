@@ -1,0 +1,46 @@
+"""The group of verbs. A verb is a module of verbs/: a new one is found without a change here."""
+
+from __future__ import annotations
+
+import pkgutil
+from importlib import import_module
+
+import click
+
+from otr_plugin import __version__
+from otr_plugin.command import verbs
+
+
+class Verbs(click.Group):
+    """Finds the verbs in their folder. A verb imports what it needs when it runs, so that --help stays quick."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted(module.name for module in pkgutil.iter_modules(verbs.__path__))
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        if name not in self.list_commands(ctx):
+            return None
+        command: click.Command = import_module(f"{verbs.__name__}.{name}").command
+        return command
+
+
+EXAMPLES = """\b
+Examples:
+  otr add recipe.yaml --diff          what would change
+  otr add recipe.yaml -o otr.yaml     the recipe with OTR, in a new file
+  otr check otr.yaml                  whether it trains as it reads
+  otr remove otr.yaml --in-place      the recipe as it was
+
+\b
+Exit codes: 0 good, 1 a problem was found, 2 wrong usage or unreadable file, 3 cannot tell.
+"""
+
+
+@click.group(cls=Verbs, epilog=EXAMPLES, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, message="otr-plugin %(version)s")
+def command() -> None:
+    """One-Token Rollout for recipes of Axolotl, LLaMA-Factory, TRL and ms-swift."""
+
+
+def main() -> None:
+    command(prog_name="otr")

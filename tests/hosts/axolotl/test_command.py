@@ -1,0 +1,41 @@
+"""`otr` where Axolotl is installed."""
+
+from importlib.metadata import EntryPoint
+
+from tests.hosts.command import assert_doctor_finds, assert_the_host_accepts_its_examples_and_refuses, needs_this_host
+
+
+@needs_this_host
+def test_the_hosts_own_parser_reads_the_recipe(monkeypatch, tmp_path):
+    assert_the_host_accepts_its_examples_and_refuses(
+        "axolotl", "weight_decay: heavy", "weight_decay", monkeypatch, tmp_path
+    )
+
+
+def test_doctor_finds_the_host():
+    assert_doctor_finds("axolotl")
+
+
+def test_the_class_has_the_path_that_a_recipe_may_name():
+    from otr_plugin.hosts.axolotl import adapter, recipe
+
+    assert f"{adapter.OTRPlugin.__module__}.{adapter.OTRPlugin.__qualname__}" == recipe.CLASS
+
+
+@needs_this_host
+def test_the_command_is_also_one_of_axolotls(monkeypatch, tmp_path):
+    """The entry point is the one that tests/command finds in pyproject.toml."""
+    import axolotl.cli.plugins
+    from axolotl.cli.main import cli
+    from click.testing import CliRunner
+
+    entry = EntryPoint("otr", "otr_plugin.command.main:command", "axolotl.cli_commands")
+    monkeypatch.setattr(axolotl.cli.plugins, "entry_points", lambda group: [entry])
+    monkeypatch.setattr(cli, "_plugin_commands", None)
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("base_model: m\nsequence_len: 64\n")
+    done = CliRunner().invoke(cli, ["otr", "add", str(recipe)])
+    assert done.exit_code == 0, done.output
+    assert "plugins: [otr]\n" in done.output
+    assert CliRunner().invoke(cli, ["otr", "check", str(tmp_path / "none")]).exit_code == 2
+    assert "One-Token Rollout for recipes" in CliRunner().invoke(cli, ["--help"]).output

@@ -1,0 +1,14 @@
+"""`otr` where TRL is installed."""
+
+from tests.hosts.command import assert_doctor_finds, assert_the_host_accepts_its_examples_and_refuses, needs_this_host
+
+
+@needs_this_host
+def test_the_hosts_own_parser_reads_the_recipe(monkeypatch, tmp_path):
+    assert_the_host_accepts_its_examples_and_refuses(
+        "trl", "weight_decay: heavy", "weight_decay", monkeypatch, tmp_path
+    )
+
+
+def test_doctor_finds_the_host():
+    assert_doctor_finds("trl")
