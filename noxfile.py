@@ -44,6 +44,7 @@ TESTS: dict[str, list[str]] = {
         "tests/distributed/test_model.py",
         "tests/distributed/test_engines.py",
         "tests/distributed/test_faults.py",
+        "tests/distributed/test_tensor_parallel.py",
     ],
     "benchmarks": ["tests/benchmarks/hosts", "tests/benchmarks/learning"],
     "packaging": ["tests/packaging"],
