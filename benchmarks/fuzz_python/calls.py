@@ -150,7 +150,7 @@ def settings(draw: Draw, kernel: str = "auto") -> dict[str, Any]:
         drawn["baseline"] = draw(st.sampled_from(["none", "none", "mean"]))
     drawn["nll_weight"] = draw(st.sampled_from([0.0, 0.0, 0.3, 100.0, 1e-30]))
     drawn["chunk_tokens"] = draw(st.sampled_from(["auto", 1, 2, 3, 7, 16, 10**6, 10**30]))
-    drawn["kernel"] = kernel
+    drawn["kernel"] = draw(st.sampled_from(["auto", "torch"])) if kernel == "auto" else kernel
     try:
         OTRConfig(**drawn)
     except SettingsError:  # baseline: mean with one token

@@ -195,7 +195,7 @@ class Judge:
         error = sum(row.sizes["objective"] * (self._metric_bound() + row.error) for row in self.rows.values())
         if loss.shape != ():
             return f"the loss has shape {tuple(loss.shape)}"
-        return _compare("loss", loss, np.float64(want), np.float64(error / self.items))
+        return _compare("loss", loss, np.float64(want), np.float64(error / self.items), self.items)
 
     def _in_gradients(self, gradients: dict[str, Tensor]) -> str | None:
         n, d = self.values["hidden"].shape
@@ -207,12 +207,14 @@ class Judge:
                 g[i] = row.gradient * self.slope[i]
                 error = self.bound + 2 * v**0.5 * self.eps + row.error
                 # What is lost where an entry underflows in the logits' dtype
-                lost = low.smallest_normal * low.eps
+                lost = max(low.smallest_normal * low.eps, torch.finfo(torch.float32).tiny if low.bits < 64 else 0)
                 size[i] = row.gradient_size * abs(self.slope[i]) * error + lost
                 size[i] += row.gradient_size * np.abs(self.slope[i] * 0 + self.arguments.get("logit_scale", 1.0)) * self.slope_error[i]
                 size[i] = np.where(np.isnan(size[i]), math.inf, size[i])
         if self.call.poison is not None and self.call.poison[0] != "bias" and math.isinf(self.call.poison[1]):
             return None  # 0 * inf is NaN, and rounding decides where a probability is 0
+        if (np.abs(g) > low.max / 16).any():
+            return None  # the gradient of the logits may overflow in their dtype
         for name, got in gradients.items():
             with np.errstate(all="ignore"):
                 h, w = self.values["hidden"], self.values["weight"]
@@ -253,13 +255,14 @@ class Judge:
         return None
 
 
-def _compare(name: str, got: Tensor, want: Any, allowed: Any) -> str | None:
-    """The largest difference that is larger than allowed, in words."""
+def _compare(name: str, got: Tensor, want: Any, allowed: Any, divided_by: float = 1.0) -> str | None:
+    """The first difference that is larger than allowed, in words."""
     own = torch.finfo(got.dtype)
     value = got.detach().double().numpy()
     with np.errstate(all="ignore"):
         nan = np.isnan(want)
-        overflows = np.abs(want) + np.nan_to_num(allowed, nan=math.inf) >= own.max
+        # Near the largest number, a sum may overflow on its way to the result.
+        overflows = (np.abs(want) + np.nan_to_num(allowed, nan=math.inf)) * max(1, divided_by) >= own.max / 256
         is_right = np.where(nan, np.isnan(value), (np.abs(value - want) <= allowed + own.smallest_normal) | (value == want) | overflows)
     if is_right.all():
         return None

@@ -22,6 +22,7 @@ configured objective, whose value is logged as a metric.
 
 from __future__ import annotations
 
+import copy
 import functools
 import hashlib
 import inspect
@@ -184,6 +185,17 @@ class Handle:
         """A copy of the model belongs to no trainer: a trainer that was copied with it would copy its data, too."""
         of_a_trainer = {"disconnect": None, "transform_output": None, "extra_arguments": ()}
         return self.__dict__ | of_a_trainer | {"name_of_sums": None, "times_taken": 0}
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Handle | None:
+        """The handle of a copied model. A copy of the head alone has none: the whole model would be copied with it.
+
+        PEFT copies a head that is in modules_to_save.
+        """
+        if id(self.model) not in memo:
+            return None
+        memo[id(self)] = twin = Handle.__new__(Handle)
+        twin.__setstate__(copy.deepcopy(self.__getstate__(), memo))
+        return twin
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """A copied or unpickled model is attached, like its original."""
@@ -513,7 +525,9 @@ def _make_model_forward(original: Callable[..., Any]) -> Callable[..., Any]:
 
 def _make_head_forward(original: Callable[..., Any]) -> Callable[..., Any]:
     def forward(self: Any, hidden: Tensor, *args: Any, **kwargs: Any) -> Any:
-        handle: Handle = getattr(self, HANDLE_ATTRIBUTE)
+        handle: Handle | None = getattr(self, HANDLE_ATTRIBUTE)
+        if handle is None:  # a copy of the head alone
+            return original(self, hidden, *args, **kwargs)
         return handle.head_forward(lambda h: original(self, h, *args, **kwargs), hidden)
 
     return forward
