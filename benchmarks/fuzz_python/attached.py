@@ -69,7 +69,7 @@ class AttachedModel(RuleBasedStateMachine):
         self.handle: Any = None
         self.handles: list[Any] = []
         self.dtype = torch.float32
-        self.head_was_replaced = self.was_pickled = False
+        self.head_was_replaced = self.was_pickled = self.was_checkpointed = False
         self.vocabulary = V
         if settings is not None:
             self.attach(settings, None)
@@ -105,16 +105,14 @@ class AttachedModel(RuleBasedStateMachine):
     @rule(settings=st.sampled_from([{"top_k": 10**6}, {"objective": "ppo"}, {"samples": 0}]))
     def attach_with_wrong_settings(self, settings: dict[str, Any]) -> None:
         self.count("attach, wrong")
-        before = vars(find_causal_lm(self.model)).keys()
+        before = dict(vars(find_causal_lm(self.model)))
         try:
             attach(self.model, OTRConfig(**settings))
         except ValueError as error:
             assert next(iter(settings)) in str(error), error  # noqa: PT017 (not a test function)
         else:
             raise AssertionError("wrong settings are accepted")
-        if self.handle is not None and not hasattr(find_causal_lm(self.model), HANDLE_ATTRIBUTE):
-            self.handle, self.head_was_replaced, self.was_pickled = None, False, False
-        assert self.handle is None or vars(find_causal_lm(self.model)).keys() == before
+        assert dict(vars(find_causal_lm(self.model))) == before
 
     @rule()
     def detach(self) -> None:
@@ -162,7 +160,8 @@ class AttachedModel(RuleBasedStateMachine):
                 assert self.handle.head is find_causal_lm(self.model).get_output_embeddings()
             old.detach()  # must not touch the copy
 
-    @precondition(lambda self: self.family == "gpt2, tied" and not self.is_wrapped)
+    # transformers pickles few families, and none with enable_input_require_grads.
+    @precondition(lambda self: self.family == "gpt2, tied" and not self.is_wrapped and not self.was_checkpointed)
     @rule()
     def pickle(self) -> None:
         self.count("pickle")
@@ -184,6 +183,7 @@ class AttachedModel(RuleBasedStateMachine):
     @rule(on=st.booleans(), reentrant=st.booleans())
     def gradient_checkpointing(self, on: bool, reentrant: bool) -> None:
         self.count("gradient checkpointing")
+        self.was_checkpointed = True
         for one in (self.model, self.twin):
             inner = find_causal_lm(one)
             if on:

@@ -113,8 +113,6 @@ class Handle:
         self.nll_config = config.model_copy(update={"objective": "sft", "nll_weight": 0.0})  # for evaluation
         self.head, self.forward_class = unwrapped(model.get_output_embeddings()), forward_class(model)
         self.logit_transform = logit_transform(model.config)
-        parts(self.head)  # raises if the head is not supported
-        _require_top_k_within(model, config)
 
         self.mesh = tensor_parallel_mesh(model)  # over which tensor parallelism splits the model; None without it
         self.rank: int | None = None
@@ -430,8 +428,10 @@ class Handle:
         )
 
 
-def _require_top_k_within(model: Any, config: OTRConfig) -> None:
-    """A larger top_k would leave nothing out, which is not what its author meant."""
+def require_attachable(model: Any, config: OTRConfig) -> None:
+    """Raise a ValueError if OTR cannot compute the loss of this model, or not with these settings."""
+    parts(unwrapped(model.get_output_embeddings()))  # raises if the head is not supported
+    # A larger top_k would leave nothing out, which is not what its author meant.
     vocabulary = model.config.get_text_config().vocab_size
     if config.top_k is not None and config.top_k > vocabulary:
         raise ValueError(
