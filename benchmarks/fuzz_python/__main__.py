@@ -48,8 +48,6 @@ def main() -> int:
         "failures": len(findings.failures),
         "by_case": dict(sorted(findings.outcomes.items())),
     }
-    for failure in sorted(findings.failures, key=len)[:20]:
-        print(failure, flush=True)
     print(f"seed {number}: {dict(findings.examples)}, {len(findings.failures)} failures, {findings.seconds:.0f} s")
     if args.keep and not findings.failures:
         PATH.write_text(json.dumps(result, indent=1) + "\n")

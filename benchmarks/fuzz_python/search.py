@@ -38,7 +38,11 @@ class Findings:
         self.outcomes[f"a mistake in {case.mistake.argument}" if case.mistake else "right"] += 1
         problem = problem_of(case)
         if problem is not None:
-            self.failures.append(f"{kind}: {problem}\n{case}")
+            self.fail(f"{kind}: {problem}\n{case}")
+
+    def fail(self, text: str) -> None:
+        self.failures.append(text)
+        print(text, flush=True)
 
 
 def search(number: int, minutes: float, batch: dict[str, int] = BATCH) -> Findings:
@@ -74,6 +78,6 @@ def _of_models(findings: Findings, number: int, examples: int) -> None:
             machine, settings=settings(max_examples=examples, stateful_step_count=OPERATIONS, **OPTIONS)
         )
     except Exception as error:  # of an operation or of a comparison
-        findings.failures.append("attach: " + "".join(traceback.format_exception(error)))
+        findings.fail("attach: " + "".join(traceback.format_exception(error)))
     findings.examples["attach"] += AttachedModel.operations["model"]
     findings.outcomes.update(AttachedModel.operations)
