@@ -12,6 +12,7 @@ from benchmarks.learning import command as learning
 from benchmarks.performance import axolotl_step, fit, gpu, gradient_size, loss
 from benchmarks.quickstart import command as quickstart
 from benchmarks.quickstart import pretrain
+from benchmarks.soak import command as soak
 
 COMMANDS = {
     "loss": (loss, "time and peak memory of the loss on this machine's CPU"),
@@ -24,6 +25,7 @@ COMMANDS = {
     "engines": (engines, "DDP, FSDP and ZeRO on two processes, compared with one; it can be resumed"),
     "quickstart": (quickstart, "a small model learns a new skill in the real Axolotl, by SFT and by OTR"),
     "learning": (learning, "a study of when OTR helps: small models learn by SFT, DFT and OTR; it can be resumed"),
+    "soak": (soak, "20,000 steps in a host, with OTR and without: do memory, step time or metrics drift?"),
     "pretrain": (pretrain, "pretrain the small model of the quickstart"),
     "readme": (figures, "write the README's tables again, from the result files"),
 }
