@@ -33,6 +33,7 @@ from benchmarks.learning.study import Study
 from benchmarks.paths import RESULTS, ROOT
 from benchmarks.performance import axolotl_step, gradient_size, loss
 from benchmarks.quickstart import command as quickstart
+from benchmarks.soak import command as soak
 from otr_plugin import OTRConfig
 
 DOCS = ROOT / "docs"
@@ -218,6 +219,8 @@ RENDERERS: dict[tuple[str, str | None], Callable[[Any], list[str]]] = {
     ("engines", "table"): engines.table,
     ("engines", "summary"): engines.summary,
     ("engines", "others"): engines.others,
+    ("results", "soak"): soak.slopes_of,
+    ("results", "soak-metrics"): soak.metrics_of,
     ("results", "features"): features.matrix,
     ("results", "counts"): features.counts,
     ("results", "messages"): features.messages,

@@ -36,7 +36,7 @@ FAMILIES = (
 )
 # The layers that adapters are put on, beside the head
 LAYERS = {"gpt2, tied": "c_proj", "mixtral, auxiliary loss": "o_proj"}
-CONFIGS = (
+CONFIGS: tuple[dict[str, Any], ...] = (
     {},
     {"samples": 4},
     {"samples": 2, "baseline": "mean", "beta": 0.5, "nll_weight": 0.3},
@@ -278,9 +278,7 @@ class AttachedModel(RuleBasedStateMachine):
         masked=st.integers(0, 5),
         as_tuple=st.booleans(),
     )
-    def forward_with_labels(
-        self, seed: int, rows: int, length: int, items: Any, masked: int, as_tuple: bool
-    ) -> None:
+    def forward_with_labels(self, seed: int, rows: int, length: int, items: Any, masked: int, as_tuple: bool) -> None:
         self.same_state()
         inputs = self.inputs(seed, rows, length)
         if masked == 0:
@@ -347,7 +345,9 @@ class AttachedModel(RuleBasedStateMachine):
             return  # logits in bfloat16 lead to other draws
         count = int((labels != -100).sum())
         items = float(inputs.get("num_items_in_batch", max(count, 1)))
-        own = self.twin(**{name: value for name, value in inputs.items() if name not in ("labels", "num_items_in_batch")})
+        own = self.twin(
+            **{name: value for name, value in inputs.items() if name not in ("labels", "num_items_in_batch")}
+        )
         z = own.logits.reshape(len(labels), -1)
         gradient, nll, metrics = torch.zeros_like(z), 0.0, Counter[str]()
         for i in np.flatnonzero(labels.numpy() != -100):
@@ -377,7 +377,10 @@ class AttachedModel(RuleBasedStateMachine):
     def close(self, got: torch.Tensor, want: torch.Tensor) -> None:
         difference = abs(float(got.detach().double()) - float(want.detach().double()))
         # The model's own loss converts logits to float32, whatever their dtype.
-        assert difference <= max(TOLERANCE[self.dtype], 1e-6) * max(1, abs(float(want.detach()))), (float(got), float(want))
+        assert difference <= max(TOLERANCE[self.dtype], 1e-6) * max(1, abs(float(want.detach()))), (
+            float(got),
+            float(want),
+        )
 
     def same_gradients(self) -> None:
         got, want = ({n: p.grad for n, p in one.named_parameters()} for one in (self.model, self.twin))

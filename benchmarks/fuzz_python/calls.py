@@ -142,7 +142,9 @@ def settings(draw: Draw, kernel: str = "auto") -> dict[str, Any]:
     if drawn["objective"] == "otr":
         drawn["estimator"] = draw(st.sampled_from(["sampled", "sampled", "exact"]))
         if drawn["estimator"] == "sampled":
-            drawn["samples"] = draw(st.sampled_from([1, 2, 3, 8, 33, 64, 256]) if kernel == "auto" else st.integers(1, 40))
+            drawn["samples"] = draw(
+                st.sampled_from([1, 2, 3, 8, 33, 64, 256]) if kernel == "auto" else st.integers(1, 40)
+            )
         drawn["temperature"] = draw(st.sampled_from([1.3, 1.0, 0.01, 0.1, 3.0, 100.0]) | st.floats(0.01, 100))
         drawn["beta"] = draw(st.sampled_from([-0.1, 0.0, -100.0, 1 - 2**-53, 0.5]) | st.floats(-100, 0.999))
         drawn["top_k"] = draw(st.sampled_from([None, None, 1, 2, 5, 64, 10**6, 10**30]))
@@ -225,14 +227,13 @@ def _of_tensors(names: tuple[str, ...]) -> list[Mistake]:
         "a scalar": lambda t: t.detach().new_zeros(()),
         "one row more": lambda t: torch.cat([t.detach(), t.detach().new_zeros(1, *t.shape[1:])]),
     }
-    found = [
+    return [
         Mistake(name, text, lambda arguments, name=name, change=change: change(arguments[name]))  # type: ignore[misc]
         for name in names
         for text, change in shared.items()
         # One row more of hidden or weight makes labels or bias wrong.
         if not (text == "one row more" and name in ("hidden", "weight"))
     ]
-    return found
 
 
 NUMBERS: dict[str, Any] = {

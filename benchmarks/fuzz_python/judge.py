@@ -133,7 +133,12 @@ class Judge:
                 return f"{name} was changed"
         if self.call.uniforms != "global" and not torch.equal(state, torch.get_rng_state()):
             return "torch's global random numbers were used"
-        return self._in_metrics(out.metrics) or self._in_loss(out.loss) or self._in_gradients(gradients) or self._in_reference()
+        return (
+            self._in_metrics(out.metrics)
+            or self._in_loss(out.loss)
+            or self._in_gradients(gradients)
+            or self._in_reference()
+        )
 
     def _backward(self, loss: Tensor) -> dict[str, Tensor]:
         """The gradients, by one of several ways that have to give the same; then what has to be refused."""
@@ -148,7 +153,9 @@ class Judge:
             case "twice":
                 first = [g.clone() for g in torch.autograd.grad(loss, leaves, retain_graph=True)]
                 found = torch.autograd.grad(loss, leaves)
-                assert all(torch.equal(a, b) or a.isnan().any() for a, b in zip(first, found, strict=True)), "backward differs"
+                assert all(torch.equal(a, b) or a.isnan().any() for a, b in zip(first, found, strict=True)), (
+                    "backward differs"
+                )
             case "scaled":
                 found = tuple(g / 4 for g in torch.autograd.grad(loss * 4, leaves))
             case "create_graph":
@@ -157,7 +164,7 @@ class Judge:
                     try:
                         torch.autograd.grad(found[0].sum(), leaves[0], allow_unused=True)
                     except RuntimeError as error:
-                        assert "once_differentiable" in str(error), error
+                        assert "once_differentiable" in str(error), error  # noqa: PT017 (not a test function)
                     else:
                         raise AssertionError("there is a second derivative")
                 found = tuple(g.detach() for g in found)
@@ -200,7 +207,7 @@ class Judge:
         return _compare("loss", loss, np.float64(want), np.float64((error + lost) / self.items), self.items)
 
     def _in_gradients(self, gradients: dict[str, Tensor]) -> str | None:
-        n, d = self.values["hidden"].shape
+        n = len(self.values["hidden"])
         v = len(self.values["weight"])
         g, size = np.zeros((n, v)), np.zeros((n, v))
         low = torch.finfo(self.call.gemm_dtype)
@@ -211,7 +218,11 @@ class Judge:
                 # What is lost where an entry underflows in the logits' dtype
                 lost = max(low.smallest_normal * low.eps, torch.finfo(torch.float32).tiny if low.bits < 64 else 0)
                 size[i] = row.gradient_size * abs(self.slope[i]) * error + lost
-                size[i] += row.gradient_size * np.abs(self.slope[i] * 0 + self.arguments.get("logit_scale", 1.0)) * self.slope_error[i]
+                size[i] += (
+                    row.gradient_size
+                    * np.abs(self.slope[i] * 0 + self.arguments.get("logit_scale", 1.0))
+                    * self.slope_error[i]
+                )
                 size[i] = np.where(np.isnan(size[i]), math.inf, size[i])
         if self.call.poison is not None and self.call.poison[0] != "bias" and math.isinf(self.call.poison[1]):
             return None  # 0 * inf is NaN, and rounding decides where a probability is 0
@@ -249,10 +260,14 @@ class Judge:
             if name != "tokens":
                 want = sum(row.metrics[name] for row in self.rows.values())
                 size = sum(row.sizes[name] for row in self.rows.values())
-                if problem := _compare(f"the specification's {name}", value, np.float64(want), np.float64(1e-10 * size)):
+                if problem := _compare(
+                    f"the specification's {name}", value, np.float64(want), np.float64(1e-10 * size)
+                ):
                     return problem
         for i, row in self.rows.items():
-            if problem := _compare("the specification's gradient", gradient[i], row.gradient, 1e-10 * row.gradient_size + 1e-300):
+            if problem := _compare(
+                "the specification's gradient", gradient[i], row.gradient, 1e-10 * row.gradient_size + 1e-300
+            ):
                 return problem
         return None
 
@@ -265,8 +280,11 @@ def _compare(name: str, got: Tensor, want: Any, allowed: Any, divided_by: float 
         nan = np.isnan(want)
         # Near the largest number, a sum may overflow on its way to the result.
         overflows = (np.abs(want) + np.nan_to_num(allowed, nan=math.inf)) * max(1, divided_by) >= own.max / 256
-        is_right = np.where(nan, np.isnan(value), (np.abs(value - want) <= allowed + own.smallest_normal) | (value == want) | overflows)
+        is_right = np.where(
+            nan, np.isnan(value), (np.abs(value - want) <= allowed + own.smallest_normal) | (value == want) | overflows
+        )
     if is_right.all():
         return None
     place = tuple(np.argwhere(~is_right)[0])
-    return f"{name}: {value[place]!r} in place of {want[place]!r} at {[int(i) for i in place]}, allowed {allowed[place]:.1e}"
+    where = [int(i) for i in place]
+    return f"{name}: {value[place]!r} in place of {want[place]!r} at {where}, allowed {allowed[place]:.1e}"

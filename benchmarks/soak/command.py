@@ -64,9 +64,7 @@ def soak(host: str, folder: Path, steps: int, block: int) -> dict[str, Any]:
         "eval_steps": steps // 10,
     }
     recipes = {"plain": shared, "otr": shared | {"plugins": ["otr"], "otr": {}}}
-    processes = {
-        name: _Run(host, driver.recipe(name, **recipe), block, driver.ENV) for name, recipe in recipes.items()
-    }
+    processes = {name: _Run(host, driver.recipe(name, **recipe), block, driver.ENV) for name, recipe in recipes.items()}
     waiting = dict(processes)
     while waiting:
         for name in list(waiting):
@@ -122,7 +120,9 @@ def summary(runs: dict[str, Any], block: int) -> dict[str, Any]:
     for quantity in ("megabytes", "milliseconds", "objects"):
         plain, otr = ([float(x) for x in runs[name][quantity]] for name in ("plain", "otr"))
         rows = {"plain": plain, "otr": otr, "otr - plain": [b - a for a, b in zip(plain, otr, strict=True)]}
-        slopes[quantity] = {name: _slope(values, block * len(runs["otr"]["megabytes"])) for name, values in rows.items()}
+        slopes[quantity] = {
+            name: _slope(values, block * len(runs["otr"]["megabytes"])) for name, values in rows.items()
+        }
     log = runs["otr"]["log"]
     steps = block * len(runs["otr"]["megabytes"])
     slopes["metrics"] = {name: _slope(log[name], steps, 0.0) for name in log if name.startswith(PREFIX)}
@@ -159,13 +159,55 @@ def drifts(result: dict[str, Any]) -> list[str]:
 TITLES = {"trl": "TRL", "llamafactory": "LLaMA-Factory"}
 
 
+def slopes_of(folder: Path) -> list[str]:
+    """The table of slopes, from the result files."""
+    results = _read(folder)
+    return [*table(results), "", *(f"{TITLES[one['host']]}: {provenance.describe(one)}  " for one in results)]
+
+
+def metrics_of(folder: Path) -> list[str]:
+    """The table of the metrics' slopes, and the losses beside those of the run without OTR."""
+    results = _read(folder)
+    names = list(results[0]["per_10000_steps"]["metrics"])
+    lines = [
+        "| metric | "
+        + " | ".join(f"{TITLES[one['host']]}, mean | its change per 10,000 steps" for one in results)
+        + " |",
+        "|---" * (1 + 2 * len(results)) + "|",
+    ]
+    for name in names:
+        cells = []
+        for one in results:
+            slope, half = one["per_10000_steps"]["metrics"][name]
+            cells += [f"{one['means'][name]:.5f}", f"{slope:+.1e} ± {half:.1e}"]
+        lines.append(f"| `{name}` | {' | '.join(cells)} |")
+    return lines + [line for one in results for line in ("", _sentence(one))]
+
+
+def _sentence(result: dict[str, Any]) -> str:
+    names, found = result["per_10000_steps"]["metrics"], drifts(result)
+    return (
+        f"{TITLES[result['host']]}: the interval of {len(names) - len(found)} of {len(names)} metrics contains 0. Over "
+        f"{result['log_lines']} logged losses, the largest difference from the run without OTR is "
+        f"{result['largest_difference_from_plain']:.1e} of the loss."
+    )
+
+
+def _read(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads((folder / f"soak-{host}.json").read_text()) for host in HOSTS]
+
+
 def table(results: list[dict[str, Any]]) -> list[str]:
     """The slopes of memory, objects and step time."""
-    lines = [
-        "| host | run | memory, MB per 10,000 steps | Python objects per 10,000 steps | processor time of a step, ms "
-        "| its change per 10,000 steps |",
-        "|---|---|---|---|---|---|",
-    ]
+    columns = (
+        "host",
+        "run",
+        "MB per 10,000 steps",
+        "Python objects per 10,000 steps",
+        "ms a step",
+        "ms per 10,000 steps",
+    )
+    lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
     for result in results:
         slopes = result["per_10000_steps"]
         for name in ("plain", "otr", "otr - plain"):

@@ -16,7 +16,7 @@ import sys
 import time
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from transformers import TrainerCallback, set_seed
 from transformers import trainer as transformers_trainer
@@ -32,10 +32,10 @@ class Probe(TrainerCallback):
     A step's time is the processor's: on a busy machine, the time on the clock says more about the neighbours.
     """
 
-    block, read, write = 0, 0, 0
-    steps: list[float] = []  # noqa: RUF012 (Trainer constructs the callback from its class, once)
-    measured: dict[str, list[float]] = {"milliseconds": [], "megabytes": [], "objects": []}  # noqa: RUF012
-    before = 0.0
+    # Trainer constructs the callback from its class, so everything is the class's.
+    block, read, write, before = 0, 0, 0, 0.0
+    steps: ClassVar[list[float]] = []
+    measured: ClassVar[dict[str, list[float]]] = {"milliseconds": [], "megabytes": [], "objects": []}
 
     def on_train_begin(self, *_: Any, **__: Any) -> None:
         os.read(self.read, 1)

@@ -91,8 +91,14 @@ CASES = [
     ({"hidden": torch.zeros(4, 3, device="meta")}, "hidden: expected a tensor with values, got one on meta"),
     ({"hidden": torch.zeros(4, 3).to_sparse()}, "hidden: expected a dense tensor, got one of layout torch.sparse_coo"),
     ({"labels": torch.zeros(4).to_sparse()}, "labels: expected a dense tensor, got one of layout torch.sparse_coo"),
-    ({"uniforms": torch.zeros(4, 2).to_sparse()}, "uniforms: expected a dense tensor, got one of layout torch.sparse_coo"),
-    ({"num_items": torch.ones(1).to_sparse()}, "num_items: expected a dense tensor, got one of layout torch.sparse_coo"),
+    (
+        {"uniforms": torch.zeros(4, 2).to_sparse()},
+        "uniforms: expected a dense tensor, got one of layout torch.sparse_coo",
+    ),
+    (
+        {"num_items": torch.ones(1).to_sparse()},
+        "num_items: expected a dense tensor, got one of layout torch.sparse_coo",
+    ),
     ({"num_items": torch.ones((), device="meta")}, "num_items: expected a tensor with values, got one on meta"),
     ({"num_items": 10**400}, f"num_items: {FINITE.removesuffix(', got')}, {IN_FLOAT32} a larger integer"),
     ({"num_items": 1e-300}, f"num_items: {FINITE.removesuffix(', got')}, {IN_FLOAT32} 1e-300"),

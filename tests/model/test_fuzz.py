@@ -24,6 +24,7 @@ def search(examples, phases=(Phase.generate, Phase.shrink)):
             max_examples=examples,
             stateful_step_count=20,
             phases=phases,
+            report_multiple_bugs=False,
             deadline=None,
             derandomize=EXAMPLES == 12,
             database=None,
@@ -42,14 +43,14 @@ def test_an_attached_model_keeps_its_contract():
 def test_the_search_sees_a_wrong_gradient(monkeypatch, factor):
     own = handle._with_gradient_of
     monkeypatch.setattr(handle, "_with_gradient_of", lambda loss, value: own(loss * factor, value))
-    with pytest.raises((AssertionError, ExceptionGroup)):
+    with pytest.raises(AssertionError):
         search(4, phases=(Phase.generate,))
 
 
 def test_the_search_sees_a_wrong_loss(monkeypatch):
     own = handle._with_gradient_of
     monkeypatch.setattr(handle, "_with_gradient_of", lambda loss, value: own(loss, value * 1.001))
-    with pytest.raises((AssertionError, ExceptionGroup)):
+    with pytest.raises(AssertionError):
         search(4, phases=(Phase.generate,))
 
 
@@ -61,5 +62,5 @@ def test_the_search_sees_random_numbers_of_the_host(monkeypatch):
         return own(self, *args)
 
     monkeypatch.setattr(handle.Handle, "_compute_loss", wrong)
-    with pytest.raises((AssertionError, ExceptionGroup)):
+    with pytest.raises(AssertionError):
         search(4, phases=(Phase.generate,))
