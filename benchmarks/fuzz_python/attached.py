@@ -406,8 +406,8 @@ class AttachedModel(RuleBasedStateMachine):
 
     @rule(seed=st.integers(0, 10**6))
     def generate(self, seed: int) -> None:
-        if self.model.training:
-            return
+        if self.model.training or self.family == "mixtral, auxiliary loss":
+            return  # with an auxiliary loss, transformers' own generate fails after the first token
         self.count("generate")
         self.same_state()
         inputs = self.inputs(seed, 2, 5)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -20,7 +21,7 @@ from typing import Any
 from benchmarks import provenance
 from benchmarks.hosts.driver import make_model
 from benchmarks.paths import RESULTS, ROOT
-from benchmarks.soak.trend import trend
+from benchmarks.soak.trend import Trend, trend
 from otr_plugin.metrics import PREFIX
 
 HOSTS = {"trl": "trl", "llamafactory": "llamafactory"}  # and their packages
@@ -41,8 +42,8 @@ def run(args: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory() as folder:
         runs = soak(args.host, Path(folder), args.steps, BLOCK)
     made = provenance.collect([HOSTS[args.host], "otr-plugin", "transformers", "torch"])
-    result = made | {"host": args.host, "steps": args.steps, "block": BLOCK, "runs": runs} | summary(runs, BLOCK)
-    print("\n".join(table([result])), *drifts(result), sep="\n")
+    result = made | {"host": args.host, "steps": args.steps, "block": BLOCK, "runs": runs}
+    print("\n".join([*table([result]), "", *metrics_table([result])]))
     if args.keep:
         (RESULTS / f"soak-{args.host}.json").write_text(json.dumps(result, indent=1) + "\n")
 
@@ -113,91 +114,41 @@ class _Run:
         return {name: [round(value, 6) for value in values] for name, values in measured.items()} | {"log": series}
 
 
-def summary(runs: dict[str, Any], block: int) -> dict[str, Any]:
-    """The slopes per 10,000 steps after the warm-up, each with the half width of its 95% interval."""
-    found: dict[str, Any] = {"per_10000_steps": {}}
-    slopes = found["per_10000_steps"]
-    for quantity in ("megabytes", "milliseconds", "objects"):
-        plain, otr = ([float(x) for x in runs[name][quantity]] for name in ("plain", "otr"))
-        rows = {"plain": plain, "otr": otr, "otr - plain": [b - a for a, b in zip(plain, otr, strict=True)]}
-        slopes[quantity] = {
-            name: _slope(values, block * len(runs["otr"]["megabytes"])) for name, values in rows.items()
-        }
-    log = runs["otr"]["log"]
-    steps = block * len(runs["otr"]["megabytes"])
-    slopes["metrics"] = {name: _slope(log[name], steps, 0.0) for name in log if name.startswith(PREFIX)}
-    found["medians"] = {
-        name: {quantity: _median(one[quantity]) for quantity in ("megabytes", "milliseconds", "objects")}
-        for name, one in runs.items()
-    }
-    found["means"] = {name: sum(log[name]) / len(log[name]) for name in slopes["metrics"]}
-    plain_log = runs["plain"]["log"]
-    pairs = [pair for name in ("loss", "eval_loss") for pair in zip(log[name], plain_log[name], strict=True)]
-    found["log_lines"] = len(pairs)
-    found["largest_difference_from_plain"] = max(abs(a - b) / abs(b) for a, b in pairs)
-    nll = zip(log[f"{PREFIX}nll"], log["loss"], strict=True)
-    found["largest_difference_of_nll_and_loss"] = max(abs(a - b) / abs(b) for a, b in nll)
-    return found
+# The page, from the result files. Slopes are per 10,000 steps, each with the half width of its 95% interval.
 
-
-def _slope(values: list[float], steps: int, warm_up: float = WARM_UP) -> list[float]:
-    every = steps / len(values) / PER
-    skipped = int(warm_up * len(values))
-    return list(trend([every * i for i in range(skipped, len(values))], values[skipped:]))
-
-
-def _median(values: list[float]) -> float:
-    return sorted(values[int(WARM_UP * len(values)) :])[int((1 - WARM_UP) * len(values)) // 2]
-
-
-def drifts(result: dict[str, Any]) -> list[str]:
-    """The metrics whose interval does not contain 0."""
-    found = result["per_10000_steps"]["metrics"]
-    return [f"{name} drifts: {slope:.2e} ± {half:.1e}" for name, (slope, half) in found.items() if abs(slope) > half]
-
-
+Result = dict[str, Any]
 TITLES = {"trl": "TRL", "llamafactory": "LLaMA-Factory"}
+RUNS = {"plain": "without OTR", "otr": "with OTR"}
 
 
 def slopes_of(folder: Path) -> list[str]:
-    """The table of slopes, from the result files."""
+    """The table of slopes, and what produced the figures."""
     results = _read(folder)
     return [*table(results), "", *(f"{TITLES[one['host']]}: {provenance.describe(one)}  " for one in results)]
 
 
 def metrics_of(folder: Path) -> list[str]:
     """The table of the metrics' slopes, and the losses beside those of the run without OTR."""
-    results = _read(folder)
-    names = list(results[0]["per_10000_steps"]["metrics"])
-    lines = [
-        "| metric | "
-        + " | ".join(f"{TITLES[one['host']]}, mean | its change per 10,000 steps" for one in results)
-        + " |",
-        "|---" * (1 + 2 * len(results)) + "|",
-    ]
-    for name in names:
-        cells = []
-        for one in results:
-            slope, half = one["per_10000_steps"]["metrics"][name]
-            cells += [f"{one['means'][name]:.5f}", f"{slope:+.1e} ± {half:.1e}"]
-        lines.append(f"| `{name}` | {' | '.join(cells)} |")
-    return lines + [line for one in results for line in ("", _sentence(one))]
+    return metrics_table(_read(folder))
 
 
-def _sentence(result: dict[str, Any]) -> str:
-    names, found = result["per_10000_steps"]["metrics"], drifts(result)
-    return (
-        f"{TITLES[result['host']]}: the interval of {len(names) - len(found)} of {len(names)} metrics contains 0. Over "
-        f"{result['log_lines']} logged losses, the largest difference from the run without OTR is "
-        f"{result['largest_difference_from_plain']:.1e} of the loss."
-    )
-
-
-def _read(folder: Path) -> list[dict[str, Any]]:
+def _read(folder: Path) -> list[Result]:
     return [json.loads((folder / f"soak-{host}.json").read_text()) for host in HOSTS]
 
 
-def table(results: list[dict[str, Any]]) -> list[str]:
+def slope(result: Result, values: list[float], warm_up: float = WARM_UP) -> Trend:
+    """The slope of values that were measured at equal distances over the run."""
+    every = result["steps"] / len(values) / PER
+    skipped = int(warm_up * len(values))
+    return trend([every * i for i in range(skipped, len(values))], values[skipped:])
+
+
+def of_metrics(result: Result) -> dict[str, Trend]:
+    log = result["runs"]["otr"]["log"]
+    return {name: slope(result, values, 0.0) for name, values in log.items() if name.startswith(PREFIX)}
+
+
+def table(results: list[Result]) -> list[str]:
     """The slopes of memory, objects and step time."""
     columns = (
         "host",
@@ -209,15 +160,51 @@ def table(results: list[dict[str, Any]]) -> list[str]:
     )
     lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
     for result in results:
-        slopes = result["per_10000_steps"]
-        for name in ("plain", "otr", "otr - plain"):
-            cells = [
-                f"{slope:+.{digits}f} ± {half:.{digits}f}"
-                for quantity, digits in (("megabytes", 2), ("objects", 0), ("milliseconds", 3))
-                for slope, half in [slopes[quantity][name]]
-            ]
-            medians = result["medians"]
-            step = f"{medians[name]['milliseconds']:.2f}" if name in medians else ""
-            title = {"plain": "without OTR", "otr": "with OTR", "otr - plain": "difference"}[name]
-            lines.append(f"| {TITLES[result['host']]} | {title} | {cells[0]} | {cells[1]} | {step} | {cells[2]} |")
+        for run, values in series(result).items():
+            cells = {
+                name: f"{found.slope:+,.{digits}f} ± {found.half_width:,.{digits}f}"
+                for name, digits in (("megabytes", 2), ("objects", 0), ("milliseconds", 3))
+                for found in [slope(result, values[name])]
+            }
+            step = statistics.median(values["milliseconds"][int(WARM_UP * len(values["milliseconds"])) :])
+            lines.append(
+                f"| {TITLES[result['host']]} | {run} | {cells['megabytes']} | {cells['objects']} | {step:.2f} | "
+                f"{cells['milliseconds']} |"
+            )
     return lines
+
+
+def series(result: Result) -> dict[str, dict[str, list[float]]]:
+    """The measurements of both runs, and the differences of blocks that ran one after the other."""
+    names = ("megabytes", "objects", "milliseconds")
+    plain, otr = ({name: result["runs"][run][name] for name in names} for run in RUNS)
+    difference = {name: [b - a for a, b in zip(plain[name], otr[name], strict=True)] for name in names}
+    return dict(zip((*RUNS.values(), "difference"), (plain, otr, difference), strict=True))
+
+
+def metrics_table(results: list[Result]) -> list[str]:
+    """The slopes of the metrics."""
+    header = "".join(f" {TITLES[one['host']]}, mean | its change per 10,000 steps |" for one in results)
+    lines = ["| metric |" + header, "|---" * (1 + 2 * len(results)) + "|"]
+    found = [of_metrics(one) for one in results]
+    for name in found[0]:
+        cells = ""
+        for one, slopes in zip(results, found, strict=True):
+            mean = statistics.fmean(one["runs"]["otr"]["log"][name])
+            cells += f" {mean:.5f} | {slopes[name].slope:+.1e} ± {slopes[name].half_width:.1e} |"
+        lines.append(f"| `{name}` |{cells}")
+    for one, slopes in zip(results, found, strict=True):
+        still = sum(each.contains_zero for each in slopes.values())
+        lines.append("")
+        lines.append(
+            f"{TITLES[one['host']]}: {still} of {len(slopes)} intervals contain 0. Logged losses differ from those of "
+            f"the run without OTR by at most {largest_difference(one):.0e} of the loss."
+        )
+    return lines
+
+
+def largest_difference(result: Result) -> float:
+    """Of the losses of training and evaluation, with OTR and without, as a share of the loss."""
+    otr, plain = (result["runs"][run]["log"] for run in ("otr", "plain"))
+    pairs = [pair for name in ("loss", "eval_loss") for pair in zip(otr[name], plain[name], strict=True)]
+    return float(max(abs(a - b) / abs(b) for a, b in pairs))

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from benchmarks.soak.command import summary
-from benchmarks.soak.trend import trend
+from benchmarks.soak.command import largest_difference, metrics_table, of_metrics, series, slope, table
+from benchmarks.soak.trend import _quantile, trend
 
 
 def test_the_slope_of_a_line_is_exact():
@@ -12,9 +12,16 @@ def test_the_slope_of_a_line_is_exact():
     assert found.slope == pytest.approx(0.5)
     assert found.half_width < 1e-12
     assert not found.contains_zero
+    assert trend(range(50), [7] * 50) == (0, 0)
 
 
-@pytest.mark.parametrize("correlation", [0.0, 0.6])
+def test_the_quantile_is_students():
+    t = pytest.importorskip("scipy.stats").t
+    for freedom in (3, 10, 78):
+        assert _quantile(freedom) == pytest.approx(t.ppf(0.975, freedom), rel=0.01)
+
+
+@pytest.mark.parametrize("correlation", [0.0, 0.6, 0.8])
 def test_the_interval_covers_the_true_slope_also_of_correlated_blocks(correlation):
     random, n, covered = np.random.default_rng(0), 80, 0
     for _ in range(500):
@@ -29,24 +36,22 @@ def test_the_interval_covers_the_true_slope_also_of_correlated_blocks(correlatio
 def test_a_leak_and_a_drift_are_seen():
     random = np.random.default_rng(1)
 
-    def one(leak, drift):
-        log = {
-            name: list(2 + drift * np.arange(200) + 0.01 * random.normal(size=200))
-            for name in ("otr/nll", "otr/reward")
-        }
+    def run(leak, drift):
+        nll = list(2 + drift * np.arange(200) + 0.01 * random.normal(size=200))
         return {
             "milliseconds": list(5 + 0.1 * random.normal(size=100)),
             "megabytes": list(600 + leak * np.arange(100) + 0.1 * random.normal(size=100)),
-            "objects": [500_000] * 20,
-            "log": log | {"loss": log["otr/nll"], "eval_loss": [2.0]},
+            "objects": [500_000.0] * 20,
+            "log": {"otr/nll": nll, "loss": nll, "eval_loss": [2.0]},
         }
 
-    plain, leaking = one(0, 0), one(0.05, 0.001)
-    found = summary({"plain": plain, "otr": leaking}, 200)
-    slope, half = found["per_10000_steps"]["megabytes"]["otr - plain"]
-    assert slope == pytest.approx(0.05 * 50, rel=0.2)  # 10,000 steps are 50 blocks
-    assert slope > half
-    for slope, half in found["per_10000_steps"]["metrics"].values():
-        assert slope == pytest.approx(0.1, rel=0.2)
-        assert slope > half
-    assert found["largest_difference_from_plain"] > 0.05
+    result = {"host": "trl", "steps": 20_000, "runs": {"plain": run(0, 0), "otr": run(0.05, 0.001)}}
+    found = slope(result, series(result)["difference"]["megabytes"])
+    assert found.slope == pytest.approx(0.05 * 50, rel=0.2)  # 10,000 steps are 50 blocks
+    assert not found.contains_zero
+    drift = of_metrics(result)["otr/nll"]
+    assert drift.slope == pytest.approx(0.1, rel=0.2)
+    assert not drift.contains_zero
+    assert largest_difference(result) > 0.05
+    assert "| TRL | with OTR | +2." in "\n".join(table([result]))
+    assert "0 of 1 intervals contain 0" in "\n".join(metrics_table([result]))
