@@ -1,9 +1,12 @@
 """The soak's slopes and intervals."""
 
+import json
+
 import numpy as np
 import pytest
 
-from benchmarks.soak.command import largest_difference, metrics_table, of_metrics, series, slope, table
+from benchmarks.paths import RESULTS
+from benchmarks.soak.command import HOSTS, largest_difference, metrics_table, of_metrics, series, slope, table
 from benchmarks.soak.trend import _quantile, trend
 
 
@@ -55,3 +58,10 @@ def test_a_leak_and_a_drift_are_seen():
     assert largest_difference(result) > 0.05
     assert "| TRL | with OTR | +2." in "\n".join(table([result]))
     assert "0 of 1 intervals contain 0" in "\n".join(metrics_table([result]))
+
+
+@pytest.mark.parametrize("host", HOSTS)
+def test_the_kept_soak_is_long_and_its_losses_are_those_of_the_plain_run(host):
+    result = json.loads((RESULTS / f"soak-{host}.json").read_text())
+    assert result["steps"] >= 20_000
+    assert largest_difference(result) < 1e-6
