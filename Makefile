@@ -15,7 +15,7 @@ WITH_ENVIRONMENT := $(filter-out $(IN_AXOLOTLS),$(SESSIONS))
 # Print a session's output when the session has ended, rather than mixed with the other session's. make 3 cannot.
 SYNC := $(if $(filter output-sync,$(.FEATURES)),--output-sync=target)
 
-.PHONY: quickstart features engines faults test fuzz docs bench lock audit clean help $(SESSIONS:%=test-%)
+.PHONY: quickstart features engines faults test fuzz fuzz-python soak docs bench lock audit clean help $(SESSIONS:%=test-%)
 
 quickstart: .nox/ready-axolotl  ## train a small model in the real Axolotl, by SFT and by OTR, and compare
 	@.nox/axolotl/bin/python -m benchmarks quickstart
@@ -50,6 +50,15 @@ fuzz: $(HOSTS:%=.nox/ready-%)  ## search for recipes that a host reads otherwise
 engines: .nox/ready-axolotl  ## train with DDP, FSDP and ZeRO on two processes, and compare with one; it resumes
 	OMP_NUM_THREADS=1 .nox/axolotl/bin/python -m benchmarks engines
 
+fuzz-python: .nox/ready-axolotl  ## search for calls of otr_loss and uses of attach whose result is wrong, for an hour
+	OMP_NUM_THREADS=1 .nox/axolotl/bin/python -m benchmarks.fuzz_python --minutes $(or $(MINUTES),60) --keep
+
+SOAKED := trl llamafactory
+soak: $(SOAKED:%=.nox/ready-%)  ## 20,000 steps in two hosts, with OTR and without: do memory, time or metrics drift
+	@for host in $(SOAKED); do \
+	  OMP_NUM_THREADS=1 .nox/$$host/bin/python -m benchmarks soak $$host --keep || exit 1; \
+	done
+
 docs: .nox/ready-docs  ## build the documentation into site/ and check its links
 	$(NOX) -R -s docs
 
@@ -75,6 +84,6 @@ clean:  ## delete the environments and the built documentation
 	rm -rf .venv .nox .cache site
 
 help:  ## list the targets
-	@sed -n 's/^\([a-z]*\):.*  ## /make \1:	/p' Makefile | expand -t 20
+	@sed -n 's/^\([a-z-]*\):.*  ## /make \1:	/p' Makefile | expand -t 20
 	@echo "make test-SESSION:  run one session's tests; SESSION is one of"
 	@echo "                    $(SESSIONS)"

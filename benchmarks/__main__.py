@@ -12,6 +12,7 @@ from benchmarks.learning import command as learning
 from benchmarks.performance import axolotl_step, fit, gpu, gradient_size, loss, slices
 from benchmarks.quickstart import command as quickstart
 from benchmarks.quickstart import pretrain
+from benchmarks.soak import command as soak
 
 COMMANDS = {
     "loss": (loss, "time and peak memory of the loss on this machine's CPU"),
@@ -25,6 +26,7 @@ COMMANDS = {
     "slices": (slices, "memory and exchanges of one rank of tensor parallelism"),
     "quickstart": (quickstart, "a small model learns a new skill in the real Axolotl, by SFT and by OTR"),
     "learning": (learning, "a study of when OTR helps: small models learn by SFT, DFT and OTR; it can be resumed"),
+    "soak": (soak, "20,000 steps in a host, with OTR and without: do memory, step time or metrics drift?"),
     "pretrain": (pretrain, "pretrain the small model of the quickstart"),
     "readme": (figures, "write the README's tables again, from the result files"),
 }

@@ -33,6 +33,7 @@ from benchmarks.learning.study import Study
 from benchmarks.paths import RESULTS, ROOT
 from benchmarks.performance import axolotl_step, gradient_size, loss, slices
 from benchmarks.quickstart import command as quickstart
+from benchmarks.soak import command as soak
 from otr_plugin import OTRConfig
 
 DOCS = ROOT / "docs"
@@ -242,6 +243,8 @@ RENDERERS: dict[tuple[str, str | None], Callable[[Any], list[str]]] = {
     ("stranger", "check"): _printed_by("check {recipe}"),
     ("stranger", "github"): _printed_by("check {recipe} --format github"),
     ("main", "help"): _printed_by("--help"),
+    ("results", "soak"): soak.slopes_of,
+    ("results", "soak-metrics"): soak.metrics_of,
     ("results", "features"): features.matrix,
     ("results", "counts"): features.counts,
     ("results", "messages"): features.messages,

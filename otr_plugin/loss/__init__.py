@@ -105,6 +105,8 @@ def otr_loss(
         numbers = Uniforms(len(hidden), config.samples, hidden.device, generator)
     if isinstance(num_items, Tensor):
         num_items = num_items.reshape(())
+    elif num_items is not None:
+        num_items = float(num_items)  # tensors cannot be divided by integers beyond int64
     problem = Problem(
         config=config,
         uniforms=numbers,

@@ -19,6 +19,8 @@ from otr_plugin.loss.vocabulary import VocabularySlice
 
 IGNORE_INDEX = -100  # the label of a position that is not trained, as in torch.nn.functional.cross_entropy
 FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+# A number outside this range becomes 0 or infinity where the loss computes with it.
+SMALLEST, LARGEST = torch.finfo(torch.float32).smallest_normal, torch.finfo(torch.float32).max
 
 
 def check(
@@ -46,17 +48,16 @@ def check(
     if softcap is not None:
         _check_number("softcap", softcap, "None or a finite number > 0", lambda x: x > 0)
     if num_items is not None:
-        if isinstance(num_items, Tensor) and num_items.numel() != 1:
-            _refuse("num_items", "one number", f"a tensor of shape {tuple(num_items.shape)}")
-        if not isinstance(num_items, Tensor) or num_items.device.type == "cpu":
-            value = num_items.item() if isinstance(num_items, Tensor) else num_items
-            _check_number("num_items", value, "a finite number > 0", lambda x: x > 0)
+        _check_num_items(num_items)
     if labels.device.type == "cpu":
         _check_label_values(labels, len(weight) if vocabulary_slice is None else vocabulary_slice.total)
     if config.draws and uniforms is not None:
         _check_uniforms(uniforms, hidden, config.samples)
-    if config.draws and generator is not None and generator.device.type != hidden.device.type:
-        _refuse("generator", f"one on {hidden.device.type}, the device of hidden", f"one on {generator.device}")
+    if config.draws and generator is not None:
+        if not isinstance(generator, torch.Generator):
+            _refuse("generator", "a torch.Generator", type(generator).__name__)
+        if generator.device.type != hidden.device.type:
+            _refuse("generator", f"one on {hidden.device.type}, the device of hidden", f"one on {generator.device}")
 
 
 def _refuse(argument: str, expected: str, got: str) -> NoReturn:
@@ -65,8 +66,31 @@ def _refuse(argument: str, expected: str, got: str) -> NoReturn:
 
 def _check_number(name: str, value: object, expected: str, allowed: Callable[[float], bool]) -> None:
     number = value if isinstance(value, int | float) and not isinstance(value, bool) else math.nan
-    if not math.isfinite(number) or not allowed(number):
+    if not -math.inf < number < math.inf or not allowed(number):  # math.isfinite raises for integers beyond float64
         _refuse(name, expected, repr(value))
+    if not SMALLEST <= abs(number) <= LARGEST:
+        found = f"{number}" if isinstance(number, float) else "a larger integer"  # of thousands of digits, perhaps
+        _refuse(name, f"{expected}, of a size from {SMALLEST:.1e} to {LARGEST:.1e}, which float32 holds", found)
+
+
+def _check_num_items(num_items: float | Tensor) -> None:
+    if isinstance(num_items, Tensor):
+        if num_items.numel() != 1:
+            _refuse("num_items", "one number", f"a tensor of shape {tuple(num_items.shape)}")
+        _check_has_values("num_items", num_items)
+        if num_items.device.type != "cpu":
+            return
+    value = num_items.item() if isinstance(num_items, Tensor) else num_items
+    _check_number("num_items", value, "a finite number > 0", lambda x: x > 0)
+
+
+def _check_has_values(name: str, tensor: Tensor) -> None:
+    """Refuse tensors that are not dense, or that have no values."""
+    if tensor.layout != torch.strided or tensor.is_nested:
+        kind = "a nested tensor" if tensor.is_nested else f"one of layout {tensor.layout}"
+        _refuse(name, "a dense tensor", kind)
+    if tensor.device.type == "meta":
+        _refuse(name, "a tensor with values", "one on meta")
 
 
 def _check_tensors(
@@ -78,6 +102,7 @@ def _check_tensors(
     for name, tensor in tensors.items():
         if not isinstance(tensor, Tensor):
             _refuse(name, "a torch.Tensor", type(tensor).__name__)
+        _check_has_values(name, tensor)
     if hidden.dim() != 2:
         _refuse("hidden", "shape [N, D] (pass hidden.flatten(0, -2))", _shape(hidden))
     may_be_empty = vocabulary_slice is not None  # of a small vocabulary, the last processes may have nothing
@@ -121,6 +146,7 @@ def _check_label_values(labels: Tensor, vocabulary: int) -> None:
 def _check_uniforms(uniforms: Tensor, hidden: Tensor, samples: int) -> None:
     if not isinstance(uniforms, Tensor):
         _refuse("uniforms", "a torch.Tensor", type(uniforms).__name__)
+    _check_has_values("uniforms", uniforms)
     if uniforms.shape != (len(hidden), samples):
         _refuse("uniforms", f"shape [{len(hidden)}, {samples}] (positions, samples)", _shape(uniforms))
     if uniforms.dtype not in (torch.float32, torch.float64):

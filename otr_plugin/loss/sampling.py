@@ -72,7 +72,8 @@ def draw_threshold(x: Tensor, config: OTRConfig, tokens: Vocabulary = WHOLE) -> 
     """The logit [R, 1] below which no token can be drawn (top_k, top_p), for logits x [R, V]; None for no limit."""
     threshold = None
     if config.top_k is not None:
-        threshold = largest_reaching(x, torch.ones_like(x), config.top_k, tokens)
+        # As a float: tensors cannot be compared with integers beyond int64.
+        threshold = largest_reaching(x, torch.ones_like(x), float(config.top_k), tokens)
     if config.top_p < 1:
         mass = tokens.probabilities(x / config.temperature)
         nucleus = largest_reaching(x, mass, top_p_target(config.top_p, x.dtype), tokens)

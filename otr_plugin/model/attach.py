@@ -8,7 +8,7 @@ from torch import nn
 
 from otr_plugin.autoload import patch_trainers, unpatch_trainers
 from otr_plugin.config import OTRConfig
-from otr_plugin.model.handle import HANDLE_ATTRIBUTE, Handle
+from otr_plugin.model.handle import HANDLE_ATTRIBUTE, Handle, require_attachable
 from otr_plugin.model.ranks import refuse_data_parallel
 from otr_plugin.model.wrappers import unwrapped
 
@@ -31,10 +31,11 @@ def attach(model: nn.Module, config: OTRConfig | None = None, *, seed: int | Non
     """
     if isinstance(model, nn.DataParallel):
         refuse_data_parallel()
-    inner = find_causal_lm(model)
+    inner, config = find_causal_lm(model), OTRConfig() if config is None else config
+    require_attachable(inner, config)  # before the first handle is detached: an error leaves the model as it was
     if hasattr(inner, HANDLE_ATTRIBUTE):
         getattr(inner, HANDLE_ATTRIBUTE).detach()
-    handle = Handle(inner, OTRConfig() if config is None else config, seed)
+    handle = Handle(inner, config, seed)
     handle.on_detach.append(_unpatch_trainers_after_the_last)
     try:
         patch_trainers(REASON)

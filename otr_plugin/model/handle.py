@@ -22,6 +22,7 @@ configured objective, whose value is logged as a metric.
 
 from __future__ import annotations
 
+import copy
 import functools
 import hashlib
 import inspect
@@ -112,8 +113,6 @@ class Handle:
         self.nll_config = config.model_copy(update={"objective": "sft", "nll_weight": 0.0})  # for evaluation
         self.head, self.forward_class = unwrapped(model.get_output_embeddings()), forward_class(model)
         self.logit_transform = logit_transform(model.config)
-        parts(self.head)  # raises if the head is not supported
-        _require_top_k_within(model, config)
 
         self.mesh = tensor_parallel_mesh(model)  # over which tensor parallelism splits the model; None without it
         self.rank: int | None = None
@@ -184,6 +183,17 @@ class Handle:
         """A copy of the model belongs to no trainer: a trainer that was copied with it would copy its data, too."""
         of_a_trainer = {"disconnect": None, "transform_output": None, "extra_arguments": ()}
         return self.__dict__ | of_a_trainer | {"name_of_sums": None, "times_taken": 0}
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Handle | None:
+        """The handle of a copied model. A copy of the head alone has none: the whole model would be copied with it.
+
+        PEFT copies a head that is in modules_to_save.
+        """
+        if id(self.model) not in memo:
+            return None
+        memo[id(self)] = twin = Handle.__new__(Handle)
+        twin.__setstate__(copy.deepcopy(self.__getstate__(), memo))
+        return twin
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """A copied or unpickled model is attached, like its original."""
@@ -418,8 +428,10 @@ class Handle:
         )
 
 
-def _require_top_k_within(model: Any, config: OTRConfig) -> None:
-    """A larger top_k would leave nothing out, which is not what its author meant."""
+def require_attachable(model: Any, config: OTRConfig) -> None:
+    """Raise a ValueError if OTR cannot compute the loss of this model, or not with these settings."""
+    parts(unwrapped(model.get_output_embeddings()))  # raises if the head is not supported
+    # A larger top_k would leave nothing out, which is not what its author meant.
     vocabulary = model.config.get_text_config().vocab_size
     if config.top_k is not None and config.top_k > vocabulary:
         raise ValueError(
@@ -513,7 +525,9 @@ def _make_model_forward(original: Callable[..., Any]) -> Callable[..., Any]:
 
 def _make_head_forward(original: Callable[..., Any]) -> Callable[..., Any]:
     def forward(self: Any, hidden: Tensor, *args: Any, **kwargs: Any) -> Any:
-        handle: Handle = getattr(self, HANDLE_ATTRIBUTE)
+        handle: Handle | None = getattr(self, HANDLE_ATTRIBUTE)
+        if handle is None:  # a copy of the head alone
+            return original(self, hidden, *args, **kwargs)
         return handle.head_forward(lambda h: original(self, h, *args, **kwargs), hidden)
 
     return forward

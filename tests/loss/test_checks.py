@@ -1,7 +1,6 @@
 """otr_loss raises a ValueError for a wrong argument. The messages are pinned here."""
 
 import re
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,8 +13,15 @@ GOOD = {
     "labels": torch.tensor([0, 4, -100, 1]),
     "config": OTRConfig(samples=2),
 }
-ON_A_GPU = SimpleNamespace(device=torch.device("cuda:0"))  # the check reads only the device of a generator
 FINITE = "expected a finite number > 0, got"
+IN_FLOAT32 = "of a size from 1.2e-38 to 3.4e+38, which float32 holds, got"
+
+
+class OnAGPU(torch.Generator):
+    device = torch.device("cuda:0")  # the check reads only this
+
+
+ON_A_GPU = OnAGPU()
 
 CASES = [
     (
@@ -43,7 +49,7 @@ CASES = [
     ),
     (
         {"weight": torch.zeros(5, 3, device="meta")},
-        "weight: expected a tensor on cpu, the device of hidden, got one on meta",
+        "weight: expected a tensor with values, got one on meta",
     ),
     ({"labels": torch.zeros(3).long()}, "labels: expected shape [4], because hidden has shape [4, 3], got [3]"),
     ({"labels": torch.zeros(1, 4).long()}, "labels: expected shape [4], because hidden has shape [4, 3], got [1, 4]"),
@@ -81,6 +87,23 @@ CASES = [
         {"config": OTRConfig(kernel="triton")},
         "kernel: expected auto or torch, got triton, which cannot be used here: Triton has no compiler for cpu (on a cpu, TRITON_INTERPRET=1 runs its interpreter, slowly)",
     ),
+    ({"generator": 5}, "generator: expected a torch.Generator, got int"),
+    ({"hidden": torch.zeros(4, 3, device="meta")}, "hidden: expected a tensor with values, got one on meta"),
+    ({"hidden": torch.zeros(4, 3).to_sparse()}, "hidden: expected a dense tensor, got one of layout torch.sparse_coo"),
+    ({"labels": torch.zeros(4).to_sparse()}, "labels: expected a dense tensor, got one of layout torch.sparse_coo"),
+    (
+        {"uniforms": torch.zeros(4, 2).to_sparse()},
+        "uniforms: expected a dense tensor, got one of layout torch.sparse_coo",
+    ),
+    (
+        {"num_items": torch.ones(1).to_sparse()},
+        "num_items: expected a dense tensor, got one of layout torch.sparse_coo",
+    ),
+    ({"num_items": torch.ones((), device="meta")}, "num_items: expected a tensor with values, got one on meta"),
+    ({"num_items": 10**400}, f"num_items: {FINITE.removesuffix(', got')}, {IN_FLOAT32} a larger integer"),
+    ({"num_items": 1e-300}, f"num_items: {FINITE.removesuffix(', got')}, {IN_FLOAT32} 1e-300"),
+    ({"logit_scale": 1e39}, f"logit_scale: expected a finite number other than 0, {IN_FLOAT32} 1e+39"),
+    ({"softcap": 1e-46}, f"softcap: expected None or a finite number > 0, {IN_FLOAT32} 1e-46"),
     ({"generator": ON_A_GPU}, "generator: expected one on cpu, the device of hidden, got one on cuda:0"),
 ]
 
@@ -102,6 +125,8 @@ def test_valid_arguments_are_accepted():
         {"config": None},
         {"config": OTRConfig(kernel="torch")},
         {"config": OTRConfig(top_k=1000, samples=2)},
+        {"config": OTRConfig(top_k=10**299, samples=2, chunk_tokens=10**299)},
+        {"num_items": 10**30},
     ):
         otr_loss(**GOOD | good)
 

@@ -144,6 +144,25 @@ def test_huge_logits_match_the_specification(size, config):
     check(p, config, torch.float32)
 
 
+@pytest.mark.parametrize("settings", [{"samples": 8}, {"estimator": "exact"}, {"objective": "sft"}], ids=str)
+@pytest.mark.filterwarnings("ignore:.* encountered:RuntimeWarning")  # numpy, in Triton's interpreter
+def test_logits_at_the_ends_of_float32_match_the_pytorch_kernel(settings):
+    logits = torch.randn(4, 5000, generator=torch.Generator().manual_seed(7))
+    logits[0] = -torch.inf
+    logits[0, 4000] = -3e38  # the largest logit of its row
+    logits[1] = -2e38
+    logits[1, 3] = -1.9e38
+    logits[2, 4000] = 2e38
+    logits[2, :4000] = -2e38  # the largest logit of the blocks before, far below that of the row
+    labels = torch.tensor([4000, 3, 4000, 3])
+    config = OTRConfig(**settings)
+    uniforms = torch.rand(4, 8, generator=torch.Generator().manual_seed(8)) if config.draws else None
+    metrics, gradient = run_kernel("triton", logits, labels, uniforms, config, 5000)
+    assert not metrics[:, HIT_RATE].isnan().any() or not config.has_rollout
+    assert not gradient.isnan().any()
+    compare(logits, labels, uniforms, config, 5000)
+
+
 def test_the_same_input_gives_the_same_bits():
     logits, labels, uniforms, config, v, options = random_case(2)
     config = config.model_copy(update={"objective": "otr", "estimator": "sampled"})

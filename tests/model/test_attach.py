@@ -261,6 +261,15 @@ def test_a_top_k_above_the_vocabulary_is_refused():
     attach(model, OTRConfig(top_k=vocabulary)).detach()
 
 
+def test_attaching_again_with_wrong_settings_leaves_the_first_handle_attached():
+    model, inputs = tiny("llama"), batch()
+    handle = attach(model, SFT)
+    with pytest.raises(ValueError, match="top_k is 98"):
+        attach(model, OTRConfig(top_k=98))
+    assert model._otr_handle is handle
+    assert model(**inputs).logits is NO_LOGITS
+
+
 def test_a_batch_without_a_trained_token_has_loss_zero():
     model, inputs = tiny("llama"), batch()
     inputs["labels"][:] = -100

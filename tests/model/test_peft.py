@@ -5,6 +5,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 
 from otr_plugin import OTRConfig, attach
+from otr_plugin.model.handle import Handle
 
 from .comparison import OTR, SFT, assert_same_gradients, loss_and_gradients, specification_by_autograd
 from .families import batch, tiny
@@ -125,3 +126,14 @@ def test_an_adapter_elsewhere_than_on_the_head_may_be_added_after_attach():
     adapted = get_peft_model(model, LoraConfig(r=4, target_modules=["q_proj"])).train()
     adapted(**batch()).loss.backward()
     assert all(p.grad is not None for p in adapted.parameters() if p.requires_grad)
+
+
+def test_a_copy_of_the_head_alone_does_not_copy_the_model():
+    """PEFT copies a head that is in modules_to_save."""
+    model, before = tiny("llama"), set(Handle.attached)
+    handle = attach(model, SFT)
+    adapted = get_peft_model(model, LoraConfig(r=4, target_modules=["q_proj"], modules_to_save=["lm_head"]))
+    assert set(Handle.attached) - before == {handle}
+    copied = adapted.base_model.model.lm_head.modules_to_save["default"]
+    hidden = torch.randn(2, 32)
+    assert torch.equal(copied(hidden), torch.nn.functional.linear(hidden, copied.weight))

@@ -5,8 +5,11 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-# Lower than every logit of a token that has probability, and finite: 0 * LOWEST is 0, but 0 * -inf would be NaN.
-LOWEST = tl.constexpr(-1e30)
+# The lowest finite float32: no row has it as its largest logit.
+LOWEST = tl.constexpr(-3.4028234663852886e38)
+# Distances from the largest logit end here: exp is 0 long before, 0 * FAR is 0, and sums of FAR do not overflow; but
+# 0 * -inf would be NaN.
+FAR = tl.constexpr(-1e30)
 
 
 @triton.jit

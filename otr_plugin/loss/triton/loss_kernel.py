@@ -18,7 +18,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from otr_plugin.loss.triton.logits import LOWEST, load_logits, raw_gradient
+from otr_plugin.loss.triton.logits import FAR, LOWEST, load_logits, raw_gradient
 
 # The values of OBJECTIVE. They are only compared for equality; their order has no meaning.
 SFT, DFT, EXACT, SAMPLED = tl.constexpr(0), tl.constexpr(1), tl.constexpr(2), tl.constexpr(3)
@@ -27,7 +27,7 @@ SFT, DFT, EXACT, SAMPLED = tl.constexpr(0), tl.constexpr(1), tl.constexpr(2), tl
 @triton.jit
 def _q(x, top, threshold, inverse_temperature, CUT: tl.constexpr):
     """q of tokens with logits x, not divided by its sum; 0 for tokens that cannot be drawn."""
-    q = tl.exp(tl.maximum(x - top, LOWEST) * inverse_temperature)
+    q = tl.exp(tl.maximum(x - top, FAR) * inverse_temperature)
     if CUT:
         q = tl.where(x >= threshold, q, 0.0)
     return q
@@ -121,9 +121,9 @@ def loss_kernel(
             better = ((x > label_x) | ((x == label_x) & (token < label))).to(tl.int32)
             code = tl.maximum(code, tl.where(x < float("inf"), better, 2))  # no comparison with NaN is true
             new_top = tl.maximum(top, tl.max(x, 0))
-            rise = top - new_top
+            rise = tl.maximum(top - new_top, FAR)
             top = new_top
-            below_top = tl.maximum(x - top, LOWEST)
+            below_top = tl.maximum(x - top, FAR)
             p = tl.exp(below_top)
             shrink = tl.exp(rise)
             p_moments = shrink * (p_moments + p_sums * rise) + p * below_top

@@ -1,0 +1,123 @@
+"""The loss, its metrics and its gradients, written once more from the formulas, in float64 and without autograd.
+
+It shares no code with the package, so that an error of the specification (otr_plugin/loss/reference.py) is seen, too.
+Beside each value stands its size: the sum of the absolute values of the terms that it consists of. Rounding errors are
+measured against it.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from otr_plugin.config import OTRConfig
+
+Array = Any  # numpy's arrays; their dtype and shape stand in the comments
+BELOW_ONE = 1 - 2**-53
+METRICS = ("nll", "objective", "label_prob", "accuracy", "entropy", "reward", "hit_rate", "unsampled")
+
+
+@dataclass
+class Row:
+    """One trained position. `gradient` is that of the objective with respect to the logits [V]."""
+
+    metrics: dict[str, float]
+    sizes: dict[str, float]
+    gradient: Array
+    gradient_size: Array
+    error: float = 0.0  # of a value, relative to its size, that the rounding of logits can cause
+    is_sure: bool = True  # rounding decides neither about a draw nor about the largest logit
+    has_loss: bool = True
+
+
+def row_without_loss(vocabulary: int) -> Row:
+    """The result for logits without a distribution: NaN everywhere."""
+    nan = dict.fromkeys(METRICS, math.nan)
+    return Row(nan, nan, np.full(vocabulary, math.nan), np.full(vocabulary, math.nan), has_loss=False)
+
+
+def of_row(z: Array, label: int, uniforms: Array | None, config: OTRConfig, dz: float, eps: float) -> Row:
+    """The result for logits z [V] that are known up to dz, for a computation with rounding errors of eps."""
+    if np.isnan(z).any() or (z == math.inf).any() or (z == -math.inf).all():
+        return row_without_loss(len(z))
+    x = z - z.max()
+    log_p = x - np.log(np.exp(x).sum())
+    p = np.exp(log_p)
+    spread = 1 + np.where(p > 0, np.abs(x), 0)  # the exponential of a rounded x has this relative error
+    is_label = np.arange(len(z)) == label
+    nll, p_label = -log_p[label], p[label]
+    entropy = _sum(p, -log_p)
+    metrics = {"nll": nll, "label_prob": p_label, "accuracy": float(z.argmax() == label), "entropy": entropy}
+    sizes = {"nll": 1 + nll, "label_prob": p_label * spread[label], "accuracy": 0.0, "entropy": 1 + entropy}
+    is_sure = dz == 0 or len(z) == 1 or z.max() - np.partition(z, -2)[-2] > 4 * dz
+    error = 6 * dz
+    match config.objective:
+        case "otr":
+            tolerance = 2 * dz / config.temperature + 32 * eps  # of a running sum of q
+            q, cuts_are_sure = _rollout(x, config, tolerance, dz)
+            is_sure &= cuts_are_sure
+            if config.estimator == "sampled":
+                assert uniforms is not None
+                tokens = _draw(q, label, uniforms)
+                for shifted in (uniforms - tolerance, uniforms + tolerance):
+                    is_sure &= bool((_draw(q, label, shifted.clip(0, BELOW_ONE)) == tokens).all())
+                share = np.bincount(tokens, minlength=len(z)) / config.samples
+                share_size, unsampled = share, float(share[label] == 0)
+            else:
+                share, share_size = q, q * (1 + np.where(q > 0, np.abs(x), 0) / config.temperature)
+                unsampled = (1 - q[label]) ** config.samples
+                error += 2 * dz / config.temperature
+            reward = np.where(is_label, 1.0, config.beta)
+            mean, mean_size = (share * reward).sum(), (share_size * np.abs(reward)).sum()
+            with_baseline = config.baseline == "mean"
+            weight = share * (reward - mean if with_baseline else reward)
+            weight_size = share_size * (np.abs(reward) + (mean_size if with_baseline else 0))
+            metrics |= {"reward": mean, "hit_rate": share[label], "unsampled": unsampled}
+            sizes |= {"reward": mean_size, "hit_rate": share_size[label], "unsampled": 1 + config.samples * unsampled}
+        case "dft":
+            weight, weight_size = p_label * is_label, p_label * spread[label] * is_label
+        case "sft":
+            weight = weight_size = 1.0 * is_label
+    weight, weight_size = weight + config.nll_weight * is_label, weight_size + config.nll_weight * is_label
+    metrics["objective"] = _sum(weight, -log_p)
+    sizes["objective"] = _sum(weight_size, 1 - log_p)
+    gradient = weight.sum() * p - weight
+    return Row(metrics, sizes, gradient, weight_size.sum() * p * spread + weight_size, error, bool(is_sure))
+
+
+def _sum(weight: Array, values: Array) -> Any:
+    """The weighted sum of values that may be infinite where the weight is 0."""
+    return (weight * np.where(weight != 0, values, 0)).sum()
+
+
+def _rollout(x: Array, config: OTRConfig, tolerance: float, dz: float) -> tuple[Array, bool]:
+    """q [V], and whether rounding does not decide which tokens can be drawn."""
+    q = np.exp(x / config.temperature)
+    q /= q.sum()
+    ordered = np.sort(x)[::-1]
+    kept, is_sure = len(x), True
+    if config.top_k is not None:
+        kept = min(kept, config.top_k)
+    if config.top_p < 1:
+        running = np.cumsum(q[np.argsort(-x, kind="stable")])
+        crossing = [int((running < config.top_p + shift).sum()) + 1 for shift in (0, -tolerance, tolerance)]
+        kept = min(kept, crossing[0])
+        # Tokens that are tied with the last one are kept, too, so several crossings may mean the same tokens.
+        is_sure = len({ordered[min(kept, c) - 1] for c in crossing}) == 1
+    threshold = ordered[kept - 1]
+    left_out = ordered[ordered < threshold]
+    is_sure &= dz == 0 or kept == len(x) or not len(left_out) or threshold - left_out[0] > 4 * dz
+    q = np.where(x >= threshold, q, 0)
+    return q / q.sum(), is_sure
+
+
+def _draw(q: Array, label: int, uniforms: Array) -> Array:
+    """The token of each uniform [K]: the label below q_y; otherwise the first other one whose running sum is larger."""
+    others = np.where(np.arange(len(q)) == label, 0, q)
+    rest = uniforms - q[label]
+    token = np.searchsorted(np.cumsum(others), rest, side="right")
+    last = np.flatnonzero(others)[-1] if others.any() else label
+    return np.where(rest < 0, label, np.minimum(token, last))
