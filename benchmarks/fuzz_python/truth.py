@@ -74,7 +74,10 @@ def of_row(z: Array, label: int, uniforms: Array | None, config: OTRConfig, dz: 
             mean, mean_size = (share * reward).sum(), (share_size * np.abs(reward)).sum()
             with_baseline = config.baseline == "mean"
             weight = share * (reward - mean if with_baseline else reward)
-            weight_size = share_size * (np.abs(reward) + (mean_size if with_baseline else 0))
+            reward_size = np.abs(reward)
+            if config.estimator == "exact":  # the label's reward is the sum of beta and 1 - beta
+                reward_size = np.where(is_label, 1 + 2 * abs(config.beta), reward_size)
+            weight_size = share_size * (reward_size + (mean_size if with_baseline else 0))
             metrics |= {"reward": mean, "hit_rate": share[label], "unsampled": unsampled}
             sizes |= {"reward": mean_size, "hit_rate": share_size[label], "unsampled": 1 + config.samples * unsampled}
         case "dft":

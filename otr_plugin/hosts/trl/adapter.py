@@ -253,8 +253,8 @@ class SFTOutput(ModelOutput):
 
 
 def _output_for_trainer(config: Any, call: Call, output: Any) -> SFTOutput:
-    assert call.loss is not None
-    loss, aux_loss = call.loss, getattr(output, "aux_loss", None)
+    assert call.landed is not None
+    loss, aux_loss = call.landed, getattr(output, "aux_loss", None)
     if aux_loss is not None:  # with the config's weight, as in TRL: the model may have kept an older one
         loss = loss + config.router_aux_loss_coef * aux_loss
     count, entropy, correct = (call.sums[name] for name in (TOKEN_COUNT, "entropy", "accuracy"))
@@ -262,7 +262,7 @@ def _output_for_trainer(config: Any, call: Call, output: Any) -> SFTOutput:
     return SFTOutput(
         loss=loss,
         aux_loss=aux_loss,
-        log_probs=-call.loss * items,
+        log_probs=-call.landed * items,
         label_mask=count,
         entropy=entropy,
         is_top1=correct,
