@@ -43,6 +43,7 @@ TESTS: dict[str, list[str]] = {
         "tests/hosts/transformers",
         "tests/distributed/test_model.py",
         "tests/distributed/test_engines.py",
+        "tests/distributed/test_trainer_engines.py",
         "tests/distributed/test_faults.py",
         "tests/distributed/test_tensor_parallel.py",
     ],

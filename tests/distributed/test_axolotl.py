@@ -1,9 +1,17 @@
-"""Two processes, started by Axolotl's own launcher, on gloo."""
+"""Two processes, started by Axolotl's own launcher, on gloo.
 
+On a CPU, accelerate would leave FSDP and DeepSpeed out, and Axolotl would make a mesh of GPUs. For those engines, a
+plugin changes both (benchmarks/hosts/engines_on_cpu.py), and prints what was trained.
+"""
+
+import importlib.util
+import json
 import subprocess
 import sys
 
 import pytest
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
 
 from benchmarks.hosts.axolotl import ENV, Axolotl
 from benchmarks.hosts.driver import retry_if_a_rank_died
@@ -21,10 +29,51 @@ TWO = ("--launcher", "torchrun", "--", "--nproc_per_node=2")
 RECIPE = {"data": "equal_lengths.jsonl", "max_steps": 4, "logging_steps": 2}
 
 
-def two_ranks(axolotl, name, plugins, **changes):
-    env = ON_CPU | {"OMP_NUM_THREADS": "1"}
-    recipe = RECIPE | changes | {"plugins": ["benchmarks.hosts.axolotl_plugins.RanksOnCPU", *plugins]}
-    return retry_if_a_rank_died(lambda: axolotl.train(name, *TWO, env=env, **recipe))
+EXACT = {"plugins": ["otr"], "otr": {"estimator": "exact"}}
+ZERO3 = {
+    "train_micro_batch_size_per_gpu": "auto",
+    "gradient_accumulation_steps": "auto",
+    "zero_optimization": {
+        "stage": 3,
+        "stage3_param_persistence_threshold": 0,  # otherwise a tiny model stays whole
+        "stage3_gather_16bit_weights_on_model_save": True,
+    },
+}
+ENGINES = {
+    "FSDP2": {
+        "fsdp_version": 2,
+        "fsdp_config": {
+            "auto_wrap_policy": "TRANSFORMER_BASED_WRAP",
+            "transformer_layer_cls_to_wrap": "LlamaDecoderLayer",
+            "state_dict_type": "FULL_STATE_DICT",
+            "reshard_after_forward": True,
+            "offload_params": False,
+            "cpu_ram_efficient_loading": False,
+        },
+    },
+    "ZeRO-3": {"deepspeed": ZERO3},
+}
+
+
+@pytest.fixture(scope="module")
+def one(axolotl):
+    """The log of one process that has the batches of both ranks."""
+    log, _ = axolotl.train("one", micro_batch_size=4, **EXACT, **RECIPE)
+    return log
+
+
+def two_ranks(axolotl, name, plugins, adapter="RanksOnCPU", env=ON_CPU, **changes):
+    recipe = RECIPE | changes | {"plugins": [f"benchmarks.hosts.axolotl_plugins.{adapter}", *plugins]}
+    return retry_if_a_rank_died(lambda: axolotl.train(name, *TWO, env=env | {"OMP_NUM_THREADS": "1"}, **recipe))
+
+
+def same_as_one(two, one):
+    steps = [(a, b) for a, b in zip(two, one, strict=True) if "loss" in a]
+    assert len(steps) == 2
+    for both, whole in steps:
+        assert both["grad_norm"] == pytest.approx(whole["grad_norm"], rel=1e-3)
+        for name in ROW_METRICS:
+            assert both[PREFIX + name] == pytest.approx(whole[PREFIX + name], rel=1e-3, abs=1e-5), name
 
 
 def test_sft_is_the_hosts_own_training(axolotl):
@@ -34,16 +83,27 @@ def test_sft_is_the_hosts_own_training(axolotl):
     same_training(ours, plain, norms=2e-5)
 
 
-def test_two_ranks_equal_one_with_twice_the_batch(axolotl):
-    otr = {"estimator": "exact"}
-    one, _ = axolotl.train("one", plugins=["otr"], otr=otr, micro_batch_size=4, **RECIPE)
-    two, _ = two_ranks(axolotl, "two", ["otr"], otr=otr, micro_batch_size=2)
-    steps = [(a, b) for a, b in zip(two, one, strict=True) if "loss" in a]
-    assert len(steps) == 2
-    for both, whole in steps:
-        assert both["grad_norm"] == pytest.approx(whole["grad_norm"], rel=1e-3)
-        for name in ROW_METRICS:
-            assert both[PREFIX + name] == pytest.approx(whole[PREFIX + name], rel=1e-3, abs=1e-5), name
+def test_two_ranks_equal_one_with_twice_the_batch(axolotl, one):
+    two, _ = two_ranks(axolotl, "two", **EXACT)
+    same_as_one(two, one)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_an_engine_equals_one_process(axolotl, one, engine):
+    if engine == "ZeRO-3" and not importlib.util.find_spec("deepspeed"):
+        pytest.skip("DeepSpeed is not in this environment")
+    settings = dict(ENGINES[engine])
+    if engine == "ZeRO-3":
+        (axolotl.folder / "zero3.json").write_text(json.dumps(ZERO3))
+        settings["deepspeed"] = str(axolotl.folder / "zero3.json")
+    two, printed = two_ranks(axolotl, engine, adapter="EnginesOnCPU", env={}, **EXACT, **settings)
+    assert f"step 4 trained a model sharded by {engine}" in printed
+    same_as_one(two, one)
+    start, whole = (load_file(axolotl.folder / name / "model.safetensors") for name in ("model", "one"))
+    saved = AutoModelForCausalLM.from_pretrained(axolotl.folder / engine).state_dict()
+    assert saved.keys() == whole.keys()
+    for name, weight in whole.items():
+        assert (saved[name] - weight).abs().max() < 1e-3 * (weight - start[name]).abs().max(), name
 
 
 def test_a_ray_worker_loads_the_plugin(axolotl, tmp_path):
