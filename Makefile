@@ -47,8 +47,8 @@ fuzz: $(HOSTS:%=.nox/ready-%)  ## search for recipes that a host reads otherwise
 	done; test -z "$$failed"
 
 # With DeepSpeed in the environment, ZeRO too: DS_BUILD_OPS=0 pip install --no-build-isolation deepspeed
-engines: .nox/ready-axolotl  ## train with DDP, FSDP and ZeRO on two processes, and compare with one; it resumes
-	OMP_NUM_THREADS=1 .nox/axolotl/bin/python -m benchmarks engines
+engines: $(NOX)  ## train with DDP, FSDP and ZeRO on two processes, and compare with one; it resumes
+	OMP_NUM_THREADS=1 $(NOX) -s engines
 
 fuzz-python: .nox/ready-axolotl  ## search for calls of otr_loss and uses of attach whose result is wrong, for an hour
 	OMP_NUM_THREADS=1 .nox/axolotl/bin/python -m benchmarks.fuzz_python --minutes $(or $(MINUTES),60) --keep

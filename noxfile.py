@@ -190,6 +190,16 @@ def oldest(session: nox.Session) -> None:
 
 
 @nox.session
+def engines(session: nox.Session) -> None:
+    """Every engine for several ranks, DeepSpeed among them: the table in docs/several-gpus.md, and the tests of it."""
+    install(session, "axolotl")
+    session.install(*LOCKED, "-r", "locks/deepspeed.txt")
+    session.run("python", "-m", "benchmarks", "engines", *session.posargs)
+    tests = ("test_engines.py", "test_trainer_engines.py", "test_axolotl.py")
+    session.run("pytest", *(f"tests/distributed/{name}" for name in tests))
+
+
+@nox.session
 def audit(session: nox.Session) -> None:
     """Look up known vulnerabilities of all locked packages. SECURITY.md explains those that are accepted."""
     install(session, "audit")

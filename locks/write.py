@@ -31,6 +31,7 @@ ENVIRONMENTS = {
     "axolotl": ([*PLUGIN, "--group", "axolotl", "--extra", "axolotl"], "3.10"),
     "llamafactory": ([*PLUGIN, "--group", "llamafactory", "--extra", "llamafactory"], "3.11"),
     "trl": ([*PLUGIN, "--group", "trl", "--extra", "trl"], "3.11"),
+    "deepspeed": ([*PLUGIN, "--group", "axolotl", "--extra", "axolotl", "--group", "deepspeed"], "3.10"),
     "swift": ([*PLUGIN, "--group", "swift", "--extra", "swift"], "3.10"),
 }
 CUDA = re.compile(r"nvidia-(?!ml-py)|cuda-")
@@ -40,6 +41,8 @@ CPU_BUILDS = {
         "sha256:6746dbcbeb526eb61330b76b41ff1b4eb848951103a892eeb080dfa2b264667b"
     )
 }
+# A lock file that is installed on top of another one holds what that one lacks.
+ON_TOP_OF = {"deepspeed": "axolotl"}
 # PyPI's builds of these need CUDA, and no test needs them.
 LEFT_OUT = ("torchaudio", "torchvision")
 
@@ -74,8 +77,9 @@ def main(options: list[str]) -> None:
     write("torch-cpu", [f"torch=={version}", *(f" \\\n    --hash={value}" for value in CPU_BUILDS.values()), "\n"])
     write("cuda", (package for package in packages if CUDA.match(package)))
     for name, (sources, python) in ENVIRONMENTS.items():
-        packages = resolve(sources, python, locked(["torch", "cuda", name]), options)
-        others = ("torch", *LEFT_OUT)
+        below = ON_TOP_OF.get(name)
+        packages = resolve(sources, python, locked(["torch", "cuda", name, *([below] if below else [])]), options)
+        others = {"torch", *LEFT_OUT, *re.findall(r"^(\S+)==", locked([below]) if below else "", re.MULTILINE)}
         write(name, (p for p in packages if name_of(p) not in others and not CUDA.match(p)))
 
 

@@ -116,6 +116,7 @@ COMMANDS = {
     "make test": "no test: it runs the tests",
     "make features": "tests/benchmarks/hosts/test_features.py",
     "make faults": "tests/benchmarks/hosts/test_faults.py",
+    "make soak": "tests/benchmarks/hosts/test_soak.py",
     "make engines": "tests/distributed/test_engines.py",
     "axolotl train recipe.yml": "tests/hosts/axolotl/test_train.py",
     "axolotl train": "tests/hosts/axolotl/test_train.py",

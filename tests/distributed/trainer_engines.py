@@ -4,6 +4,7 @@
 benchmarks/hosts/engines_on_cpu.py describes. `train("one process", FOLDER / "one process")` is for comparison.
 """
 
+import importlib.util
 import os
 import sys
 from pathlib import Path
@@ -40,7 +41,7 @@ ZERO3 = {
     "zero_allow_untested_optimizer": True,
     "zero_force_ds_cpu_optimizer": False,
 }
-ENGINES = ("FSDP2", "ZeRO-3")
+ENGINES = ("FSDP2", "ZeRO-3") if importlib.util.find_spec("deepspeed") else ("FSDP2",)
 
 
 class InOrder(Trainer):
