@@ -82,6 +82,14 @@ def a_rank_dies(rank):
     step(handle, model, 1)
 
 
+def a_rank_dies_before_the_metrics(rank):
+    handle, model = wrapped(rank)
+    step(handle, model)
+    if rank == 1:
+        os._exit(9)
+    handle.take_metrics()
+
+
 def first_step_check_fails_on_one_rank(rank):
     handle, model = wrapped(rank)
     if rank == 1:
@@ -147,6 +155,7 @@ SCENARIOS = (
     metrics_between_collectives,
     ranks_draw_differently,
     a_rank_dies,
+    a_rank_dies_before_the_metrics,
     first_step_check_fails_on_one_rank,
     nan_on_one_rank,
     tensor_parallel_layer,

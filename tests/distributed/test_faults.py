@@ -18,6 +18,7 @@ ENDS = {
     "metrics_between_collectives": (None, None),
     "ranks_draw_differently": (None, None),
     "a_rank_dies": (CLOSED, "exit status 9"),
+    "a_rank_dies_before_the_metrics": ("rank 1 did not call it within 5 seconds", "exit status 9"),
     "first_step_check_fails_on_one_rank": (CLOSED, "differ from the model's own by 50.0% of the largest logit"),
     "nan_on_one_rank": (CLOSED, "LlamaForCausalLM's own logits are not finite"),
     "tensor_parallel_layer": (None, None),
