@@ -57,7 +57,7 @@ def soak(host: str, folder: Path, steps: int, block: int) -> dict[str, Any]:
         "model_name_or_path": str(folder / "toy"),
         "max_steps": steps,
         "learning_rate": 0.0,
-        "logging_steps": steps // 200,
+        "logging_steps": max(1, steps // 200),
         "save_strategy": "steps",
         "save_steps": steps // 10,
         "save_total_limit": 2,

@@ -18,7 +18,7 @@ from benchmarks.paths import RESULTS
 from otr_plugin import OTRConfig
 from otr_plugin.loss import otr_loss
 
-EXAMPLES = int(os.environ.get("OTR_PLUGIN_FUZZ", "300"))
+EXAMPLES = int(os.environ.get("OTR_PLUGIN_FUZZ", "200"))
 pytestmark = pytest.mark.filterwarnings("ignore:.* encountered:RuntimeWarning")  # numpy, in Triton's interpreter
 PLAIN = Call(
     positions=6,
@@ -47,7 +47,7 @@ def searched(examples):
         max_examples=examples,
         phases=[Phase.explicit, Phase.generate, Phase.shrink],
         deadline=None,
-        derandomize=EXAMPLES == 300,
+        derandomize=EXAMPLES == 200,
         database=None,
         suppress_health_check=list(HealthCheck),
     )

@@ -14,7 +14,7 @@ from benchmarks.fuzz_python.attached import AttachedModel
 from otr_plugin.loss import otr_loss
 from otr_plugin.model import handle
 
-EXAMPLES = int(os.environ.get("OTR_PLUGIN_FUZZ", "12"))
+EXAMPLES = int(os.environ.get("OTR_PLUGIN_FUZZ", "20"))
 pytestmark = pytest.mark.filterwarnings("ignore")  # of PEFT about tied heads
 
 
@@ -27,7 +27,7 @@ def search(examples, phases=(Phase.generate, Phase.shrink)):
             phases=phases,
             report_multiple_bugs=False,
             deadline=None,
-            derandomize=EXAMPLES == 12,
+            derandomize=EXAMPLES == 20,
             database=None,
             suppress_health_check=list(HealthCheck),
         ),
