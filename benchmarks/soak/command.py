@@ -160,26 +160,34 @@ def table(results: list[Result]) -> list[str]:
     )
     lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
     for result in results:
-        for run, values in series(result).items():
-            cells = {
-                name: f"{found.slope:+,.{digits}f} ± {found.half_width:,.{digits}f}"
-                for name, digits in (("megabytes", 2), ("objects", 0), ("milliseconds", 3))
-                for found in [slope(result, values[name])]
-            }
-            step = statistics.median(values["milliseconds"][int(WARM_UP * len(values["milliseconds"])) :])
-            lines.append(
-                f"| {TITLES[result['host']]} | {run} | {cells['megabytes']} | {cells['objects']} | {step:.2f} | "
-                f"{cells['milliseconds']} |"
-            )
+        runs = [result["runs"][run] for run in RUNS]
+        both = {name: [b - a for a, b in zip(*(one[name] for one in runs), strict=True)] for name in MEMORY}
+        for run, values in (*zip(RUNS.values(), runs, strict=True), ("difference", both)):
+            cells = [TITLES[result["host"]], run, *(_interval(result, values[name], MEMORY[name]) for name in MEMORY)]
+            if "milliseconds" in values:
+                cells += [f"{_median(values['milliseconds']):.2f}", _interval(result, values["milliseconds"], 3)]
+            lines.append(f"| {' | '.join(cells)} |" + " | |" * (len(cells) == 4))
+    for result in results:
+        times = [result["runs"][run]["milliseconds"] for run in RUNS]
+        ratio = [b / a for a, b in zip(*times, strict=True)]
+        lines += [
+            "",
+            f"{TITLES[result['host']]}: a step with OTR takes {_median(ratio):.2f} times as long as one without.",
+        ]
+        lines[-1] += f" The ratio changes by {_interval(result, ratio, 3)} per 10,000 steps."
     return lines
 
 
-def series(result: Result) -> dict[str, dict[str, list[float]]]:
-    """The measurements of both runs, and the differences of blocks that ran one after the other."""
-    names = ("megabytes", "objects", "milliseconds")
-    plain, otr = ({name: result["runs"][run][name] for name in names} for run in RUNS)
-    difference = {name: [b - a for a, b in zip(plain[name], otr[name], strict=True)] for name in names}
-    return dict(zip((*RUNS.values(), "difference"), (plain, otr, difference), strict=True))
+MEMORY = {"megabytes": 2, "objects": 0}  # and the digits of the slopes
+
+
+def _interval(result: Result, values: list[float], digits: int) -> str:
+    found = slope(result, values)
+    return f"{found.slope:+,.{digits}f} ± {found.half_width:,.{digits}f}"
+
+
+def _median(values: list[float]) -> float:
+    return statistics.median(values[int(WARM_UP * len(values)) :])
 
 
 def metrics_table(results: list[Result]) -> list[str]:

@@ -40,7 +40,7 @@ def trend(x: Sequence[float], y: Sequence[float]) -> Trend:
     r = min(max(r + (2 + 4 * r) / n, 0.0), 0.97)
     freedom = max(n * (1 - r) / (1 + r) - 2, 3.0)
     error = math.sqrt(squares / (n - 2) * (1 + r) / (1 - r) / spread)
-    return Trend(float(slope), _quantile(freedom) * error)
+    return Trend(float(slope), float(_quantile(freedom) * error))
 
 
 def _quantile(freedom: float) -> float:

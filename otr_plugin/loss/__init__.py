@@ -30,7 +30,10 @@ __all__ = ["OTROutput", "otr_loss"]
 
 class OTROutput(NamedTuple):
     loss: Tensor
-    """Scalar with a gradient: the objective's sum over trained positions, divided by num_items."""
+    """Scalar with a gradient: the objective's sum over trained positions, divided by num_items.
+
+    It is a float64 if hidden is one, and a float32 otherwise.
+    """
     metrics: dict[str, Tensor]
     """Detached scalars on the device of hidden: each metric's sum over trained positions, and their number, `tokens`.
 

@@ -107,7 +107,7 @@ class LinearLoss(torch.autograd.Function):
         sums = row_metrics.sum(0)
         # A global batch without a trained position has loss 0, and not 0 / 0.
         num_items = problem.num_items if problem.num_items is not None and count else max(count, 1)
-        loss = sums[ROW_METRICS.index("objective")] / num_items
+        loss = (sums[ROW_METRICS.index("objective")] / num_items).to(sums.dtype)  # num_items may be of float64
         token_count = labels.new_full((), count, dtype=torch.int64)
         ctx.save_for_backward(gradients.hidden, gradients.weight, gradients.bias)
         ctx.dtypes = [None if t is None else t.dtype for t in (hidden, weight, bias)]

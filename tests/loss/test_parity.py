@@ -147,13 +147,16 @@ def test_gradients_of_micro_batches_add_up_to_that_of_the_batch():
         assert error(total[name], whole.gradients[name]) < 2e-6
 
 
-@pytest.mark.parametrize("items", [7, 7.5, torch.tensor(7), torch.tensor(7.5), torch.tensor([7])], ids=repr)
+@pytest.mark.parametrize(
+    "items", [7, 7.5, torch.tensor(7), torch.tensor(7.5), torch.tensor([7]), torch.tensor(7.5).double()], ids=repr
+)
 def test_num_items_divides_loss_and_gradients(items):
     p = problem(10, 8, 30, seed=16).to(torch.float32)
     config = OTRConfig(samples=32)
     default = actual(p, config)
     p.options["num_items"] = items
     got = actual(p, config)
+    assert got.loss.dtype == torch.float32
     share = int((p.labels != -100).sum()) / float(items)
     torch.testing.assert_close(got.loss, default.loss * share)
     for name, gradient in got.gradients.items():
