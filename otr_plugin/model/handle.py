@@ -382,7 +382,7 @@ class Handle:
         divisor = sums[TOKEN_COUNT].clamp(min=1) if num_items is None else num_items
         if isinstance(divisor, Tensor):  # 0 / 0 is 0 here; with trained tokens, the loss itself is not finite
             divisor = divisor.masked_fill(divisor == 0, 1)
-        return loss, sums["nll"] / divisor, sums
+        return loss, (sums["nll"] / divisor).to(sums["nll"].dtype), sums
 
     def generator(self, device: torch.device) -> torch.Generator:
         """The source of the uniforms [positions, samples] that decide the draws of the current micro-batch.
