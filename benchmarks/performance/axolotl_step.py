@@ -92,10 +92,11 @@ def table(results: dict[str, Any]) -> list[str]:
     lines = ["| | step | memory | time × plain | memory × plain |", "|---|---:|---:|---:|---:|"]
     plain = results["contenders"][PLAIN]
     for name, figures in results["contenders"].items():
-        time, memory = figures["seconds"] / plain["seconds"], figures["megabytes"] / plain["megabytes"]
-        lines.append(
-            f"| {name} | {figures['seconds']:.2f} s | {figures['megabytes']:,.0f} MB | {time:.2f} | {memory:.2f} |"
-        )
+        time = figures["seconds"] / plain["seconds"]
+        # A tiny model may need no more memory than its process held before.
+        memory = f"{figures['megabytes'] / plain['megabytes']:.2f}" if plain["megabytes"] else "-"
+        measured = f"{figures['seconds']:.2f} s | {figures['megabytes']:,.0f} MB"
+        lines.append(f"| {name} | {measured} | {time:.2f} | {memory} |")
     return lines
 
 
