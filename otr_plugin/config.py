@@ -67,10 +67,12 @@ class OTRConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    objective: Literal["otr", "dft", "sft"] = Field(
+    objective: Literal["otr", "dft", "power", "eaft", "sft"] = Field(
         "otr",
         description="The training objective. `otr`: one-token rollout. `dft`: dynamic fine-tuning, the NLL of each "
-        "label weighted by the label's probability. `sft`: the plain NLL.",
+        "label weighted by the label's probability p. `power`: (1 - p^alpha) / alpha, also called generalized cross "
+        "entropy. `eaft`: entropy-adaptive fine-tuning, the NLL weighted by the entropy of the 20 most probable tokens "
+        "to the power of alpha. `sft`: the plain NLL.",
     )
     estimator: Literal["sampled", "exact"] = Field(
         "sampled",
@@ -97,12 +99,31 @@ class OTRConfig(BaseModel):
         description="The reward of a drawn token that is not the label; the label's reward is 1. Reviews of the paper "
         "report a slightly negative value; its exact value could not be confirmed.",
     )
+    alpha: Number = Field(
+        1.0,
+        ge=1e-6,
+        le=100,
+        description="The exponent of `objective: power` and `objective: eaft`. The smaller it is, the more they "
+        "resemble `objective: sft`. Both papers use 1; `power` then has the gradient of `dft`.",
+    )
     nll_weight: Number = Field(
         0.0,
         ge=0,
         le=100,
         description="The weight of a plain NLL term that is added to the objective. A positive weight lets the model "
         "learn labels that are too improbable to be drawn.",
+    )
+    min_label_prob: Number = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="Positions at which the label has a smaller probability train nothing, `nll_weight` included.",
+    )
+    max_label_prob: Number = Field(
+        1.0,
+        gt=0,
+        le=1,
+        description="Positions at which the label has a larger probability train nothing, `nll_weight` included.",
     )
     top_k: Annotated[Int | None, BeforeValidator(_none_in_words)] = Field(
         None,
@@ -143,19 +164,26 @@ class OTRConfig(BaseModel):
 
     def _without_effect(self) -> dict[str, str]:
         """A problem for each setting that is not at its default and does not change the loss."""
-        if self.has_rollout:
-            unused: tuple[str, ...] = () if self.draws else ("samples",)
-            by = f"estimator: {self.estimator}"
-        else:
-            unused, by = ROLLOUT_SETTINGS, f"objective: {self.objective}"
+        by_objective = f"objective: {self.objective}"
+        unused = dict.fromkeys(() if self.has_rollout else ROLLOUT_SETTINGS, by_objective)
+        if self.has_rollout and not self.draws:
+            unused["samples"] = f"estimator: {self.estimator}"
+        if not self.has_exponent:
+            unused["alpha"] = by_objective
         return {
             name: f"{name}: {getattr(self, name)} has no effect with `{by}`: remove it"
-            for name in unused
+            for name, by in unused.items()
             if getattr(self, name) != type(self).model_fields[name].default
         }
 
     def _without_gradient(self) -> dict[str, str]:
-        """A problem if `baseline: mean` leaves every reward at zero: the reward of a single token is its own mean."""
+        """A problem if no position can train, because of what the settings exclude together.
+
+        `baseline: mean` leaves every reward at zero where one token can be drawn, since its reward is its own mean.
+        """
+        if self.min_label_prob >= self.max_label_prob:
+            problem = f"min_label_prob should be less than max_label_prob, got {self.min_label_prob} and "
+            return {"min_label_prob": f"{problem}{self.max_label_prob}: no position would be trained"}
         if self.baseline != "mean":
             return {}
         for name, value, minimum in (
@@ -176,10 +204,20 @@ class OTRConfig(BaseModel):
         match self.objective:
             case "otr":
                 return True
-            case "dft" | "sft":
+            case "dft" | "power" | "eaft" | "sft":
                 return False
             case _:
-                raise not_implemented(__name__, "objective", self.objective, ("otr", "dft", "sft"))
+                raise not_implemented(__name__, "objective", self.objective, OBJECTIVES)
+
+    @property
+    def has_exponent(self) -> bool:
+        """Whether the objective has the exponent alpha."""
+        return self.objective in ("power", "eaft")
+
+    @property
+    def has_thresholds(self) -> bool:
+        """Whether the label's probability decides which positions are trained."""
+        return self.min_label_prob > 0 or self.max_label_prob < 1
 
     @property
     def draws(self) -> bool:
@@ -195,6 +233,7 @@ class OTRConfig(BaseModel):
                 raise not_implemented(__name__, "estimator", self.estimator, ("sampled", "exact"))
 
 
+OBJECTIVES = ("otr", "dft", "power", "eaft", "sft")
 # The settings that only the objective otr has.
 ROLLOUT_SETTINGS = ("estimator", "samples", "temperature", "beta", "top_k", "top_p", "baseline")
 

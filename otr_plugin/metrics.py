@@ -16,6 +16,7 @@ PREFIX = "otr/"  # of every metric's name in a host's log
 ROW_METRICS = (
     "nll",  # -log p of the label
     "objective",  # the value that training minimises
+    "weight",  # the factor of p in the gradient of the objective, which `p - one_hot(label)` has in plain SFT as 1
     "label_prob",  # p of the label
     "accuracy",  # 1 where the label has the largest logit (the first one, among equal logits), else 0
     "entropy",  # of p, in nats

@@ -6,8 +6,12 @@ import pytest
 from pydantic import ValidationError
 
 from otr_plugin import OTRConfig
+from otr_plugin.config import OBJECTIVES
 
-KEYS = "objective, estimator, samples, temperature, beta, nll_weight, top_k, top_p, baseline, chunk_tokens, kernel"
+KEYS = (
+    "objective, estimator, samples, temperature, beta, alpha, nll_weight, min_label_prob, max_label_prob, top_k, top_p, "
+    "baseline, chunk_tokens, kernel"
+)
 
 
 def test_defaults_are_the_documented_ones():
@@ -17,7 +21,10 @@ def test_defaults_are_the_documented_ones():
         "samples": 256,
         "temperature": 1.3,
         "beta": -0.1,
+        "alpha": 1.0,
         "nll_weight": 0.0,
+        "min_label_prob": 0.0,
+        "max_label_prob": 1.0,
         "top_k": None,
         "top_p": 1.0,
         "baseline": "none",
@@ -34,7 +41,7 @@ def test_every_setting_has_a_description():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"objective": "ppo"}, "objective should be 'otr', 'dft' or 'sft', got 'ppo'"),
+        ({"objective": "ppo"}, "objective should be 'otr', 'dft', 'power', 'eaft' or 'sft', got 'ppo'"),
         ({"estimator": "mc"}, "estimator should be 'sampled' or 'exact', got 'mc'"),
         ({"samples": 0}, "samples should be greater than or equal to 1, got 0"),
         ({"samples": 65537}, "samples should be less than or equal to 65536, got 65537"),
@@ -108,13 +115,22 @@ ROLLOUT = {
 @pytest.mark.parametrize(
     ("key", "value", "without"),
     [("samples", 16, {"estimator": "exact"})]
-    + [(key, value, {"objective": objective}) for key, value in ROLLOUT.items() for objective in ("sft", "dft")],
+    + [("alpha", 0.5, {"objective": objective}) for objective in ("otr", "dft", "sft")]
+    + [(key, value, {"objective": objective}) for key, value in ROLLOUT.items() for objective in OBJECTIVES[1:]],
 )
 def test_a_setting_without_effect_is_refused(key, value, without):
     (name, other) = next(iter(without.items()))
     with pytest.raises(ValueError, match=f"^OTRConfig: {key}: {value} has no effect with `{name}: {other}`: remove it"):
         OTRConfig(**without, **{key: value})
     assert OTRConfig(**without, **{key: OTRConfig.model_fields[key].default}) == OTRConfig(**without)
+
+
+@pytest.mark.parametrize("thresholds", [(0.5, 0.5), (0.9, 0.1)])
+def test_thresholds_that_leave_no_position_are_refused(thresholds):
+    low, high = thresholds
+    message = f"^OTRConfig: min_label_prob should be less than max_label_prob, got {low} and {high}: no position would"
+    with pytest.raises(ValueError, match=message):
+        OTRConfig(min_label_prob=low, max_label_prob=high)
 
 
 @pytest.mark.parametrize(

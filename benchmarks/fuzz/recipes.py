@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from benchmarks.fuzz.cases import Active, Case, Either, Outcome, Plain, Refusal, Refused, Word
 from benchmarks.fuzz.document import Layout, Mapping, Node, Pair, Scalar, Sequence, TextBlock, node_of, pairs_in, write
 from benchmarks.fuzz.hosts import Host
-from otr_plugin.config import OTRConfig
+from otr_plugin.config import OBJECTIVES, OTRConfig
 
 T = TypeVar("T")
 Draw = Callable[[st.SearchStrategy[T]], T]
@@ -142,6 +142,9 @@ VALUES: dict[str, st.SearchStrategy[Any]] = {
     "samples": st.sampled_from([1, 2, 7, 8, 64, 256, 512, 65536]) | st.integers(1, 65536),
     "temperature": st.sampled_from([1.3, 1, 0.01, 100]) | numbers(1, 4),
     "beta": st.sampled_from([-0.1, 0, 0.5, -1e-05]) | numbers(-4, 0),
+    "alpha": st.sampled_from([1, 0.7, 1e-05]) | numbers(1, 3),
+    "min_label_prob": st.sampled_from([0, 0.05, 1e-05]),
+    "max_label_prob": st.sampled_from([1, 0.5, 0.999]),
     "nll_weight": st.sampled_from([0, 0.1, 1.0, 1e-05]) | numbers(0, 3),
     "top_k": st.sampled_from([None, 1, 2, 20]) | st.integers(1, 10**6),
     "top_p": st.sampled_from([1.0, 1, 0.9, 0.5, 1e-05]) | numbers(0, 1).filter(lambda p: p > 0),
@@ -150,10 +153,11 @@ VALUES: dict[str, st.SearchStrategy[Any]] = {
     "kernel": st.sampled_from(["auto", "torch"]),  # triton is refused where there is no GPU
 }
 ANY_VALUE = VALUES | {
-    "objective": st.sampled_from(["otr", "dft", "sft"]),
+    "objective": st.sampled_from(OBJECTIVES),
     "estimator": st.sampled_from(["sampled", "exact"]),
 }
-ALWAYS_USED = ("nll_weight", "chunk_tokens", "kernel")  # settings that every objective has
+# settings that every objective has
+ALWAYS_USED = ("nll_weight", "min_label_prob", "max_label_prob", "chunk_tokens", "kernel")
 
 
 @st.composite
@@ -161,10 +165,12 @@ def settings(draw: Draw[Any]) -> dict[str, Any]:
     """Settings that are valid, each of which has an effect."""
     names = [name for name in VALUES if draw(st.integers(0, 2)) == 2]
     chosen: dict[str, Any] = {}
-    objective = draw(st.sampled_from(["otr", "otr", "otr", "dft", "sft"]))
+    objective = draw(st.sampled_from(["otr"] * 3 + list(OBJECTIVES[1:])))
     estimator = draw(st.sampled_from(["sampled", "sampled", "exact"]))
+    if objective not in ("power", "eaft"):
+        names = [name for name in names if name != "alpha"]
     if objective != "otr":
-        names, chosen["objective"] = [name for name in names if name in ALWAYS_USED], objective
+        names, chosen["objective"] = [name for name in names if name in (*ALWAYS_USED, "alpha")], objective
     elif estimator != "sampled":
         names, chosen["estimator"] = [name for name in names if name != "samples"], estimator
     chosen |= {name: draw(VALUES[name]) for name in names}

@@ -44,6 +44,8 @@ CONFIGS: tuple[dict[str, Any], ...] = (
     {"estimator": "exact"},
     {"estimator": "exact", "temperature": 0.5, "beta": -2},
     {"objective": "dft", "chunk_tokens": 2},
+    {"objective": "power", "alpha": 0.7},
+    {"objective": "eaft", "min_label_prob": 1e-5},
     {"objective": "sft"},
     {"objective": "sft", "nll_weight": 0.5},
 )
@@ -323,6 +325,8 @@ class AttachedModel(RuleBasedStateMachine):
         trained = int((inputs["labels"][:, 1:] != -100).sum())
         if trained:
             self.close(loss, want.loss)
+        elif "auxiliary" in self.family:  # the model adds the loss of its experts, which needs no label
+            self.close(loss, self.twin.config.router_aux_loss_coef * want.aux_loss)
         else:
             assert loss == 0
         if self.computes_otr:

@@ -107,11 +107,13 @@ class Judge:
         self.z, self.slope, self.trained = z, slope * scale, self.arguments["labels"].numpy() != -100
         labels = self.arguments["labels"].clone()
         self.rows: dict[int, truth.Row] = {}
+        weights = self.arguments.get("token_weights")
         for i in np.flatnonzero(self.trained):
             finite = dz[i][np.isfinite(z[i])]
             u = None if self.uniforms is None else self.uniforms[i]
+            weight = 1.0 if weights is None else float(weights[i])
             with np.errstate(all="ignore"):
-                row = truth.of_row(z[i], int(labels[i]), u, self.config, float(finite.max(initial=0)), self.eps)
+                row = truth.of_row(z[i], int(labels[i]), u, self.config, float(finite.max(initial=0)), self.eps, weight)
             if (hangs[i] and row.has_loss) or not row.is_sure:
                 labels[i] = -100
             else:
@@ -256,7 +258,10 @@ class Judge:
         """The specification on the same logits."""
         z = torch.from_numpy(self.z).requires_grad_()
         uniforms = None if self.uniforms is None else torch.from_numpy(self.uniforms)
-        loss, metrics = otr_loss_on_logits(z, self.labels.long(), self.config, num_items=1, uniforms=uniforms)
+        weights = self.arguments.get("token_weights")
+        loss, metrics = otr_loss_on_logits(
+            z, self.labels.long(), self.config, num_items=1, uniforms=uniforms, token_weights=weights
+        )
         (gradient,) = torch.autograd.grad(loss, z)
         for name, value in metrics.items():
             if name != "tokens":

@@ -17,7 +17,7 @@ from otr_plugin.config import OTRConfig
 
 Array = Any  # numpy's arrays; their dtype and shape stand in the comments
 BELOW_ONE = 1 - 2**-53
-METRICS = ("nll", "objective", "label_prob", "accuracy", "entropy", "reward", "hit_rate", "unsampled")
+METRICS = ("nll", "objective", "weight", "label_prob", "accuracy", "entropy", "reward", "hit_rate", "unsampled")
 
 
 @dataclass
@@ -39,7 +39,9 @@ def row_without_loss(vocabulary: int) -> Row:
     return Row(nan, nan, np.full(vocabulary, math.nan), np.full(vocabulary, math.nan), has_loss=False)
 
 
-def of_row(z: Array, label: int, uniforms: Array | None, config: OTRConfig, dz: float, eps: float) -> Row:
+def of_row(
+    z: Array, label: int, uniforms: Array | None, config: OTRConfig, dz: float, eps: float, token_weight: float = 1.0
+) -> Row:
     """The result for logits z [V] that are known up to dz, for a computation with rounding errors of eps."""
     if np.isnan(z).any() or (z == math.inf).any() or (z == -math.inf).all():
         return row_without_loss(len(z))
@@ -82,13 +84,54 @@ def of_row(z: Array, label: int, uniforms: Array | None, config: OTRConfig, dz: 
             sizes |= {"reward": mean_size, "hit_rate": share_size[label], "unsampled": 1 + config.samples * unsampled}
         case "dft":
             weight, weight_size = p_label * is_label, p_label * spread[label] * is_label
+        case "power":
+            power = np.exp(-config.alpha * nll)
+            weight, weight_size = power * is_label, power * (1 + config.alpha * spread[label]) * is_label
+            error *= 1 + config.alpha
+        case "eaft":
+            share, share_error = _entropy_share(x, dz, eps)
+            weight = share**config.alpha * is_label
+            # An error of the share, in units of `error`, relative to the share
+            weight_size = weight * (1 + config.alpha * share_error)
         case "sft":
             weight = weight_size = 1.0 * is_label
     weight, weight_size = weight + config.nll_weight * is_label, weight_size + config.nll_weight * is_label
     metrics["objective"] = _sum(weight, -log_p)
     sizes["objective"] = _sum(weight_size, 1 - log_p)
+    if config.objective == "power":  # its value is not the weight times the NLL
+        metrics["objective"] = -math.expm1(-config.alpha * nll) / config.alpha + _times(config.nll_weight, nll)
+    tolerance = (8 * eps + 2 * dz) * spread[label]
+    for threshold in (config.min_label_prob, config.max_label_prob):
+        is_sure &= not 0 < threshold < 1 or abs(p_label - threshold) > tolerance * (p_label + threshold)
+    if not config.min_label_prob <= p_label <= config.max_label_prob and config.has_thresholds:
+        token_weight = 0.0
+    metrics |= {"weight": weight.sum()}
+    sizes |= {"weight": weight_size.sum()}
+    for name in ("objective", "weight"):
+        metrics[name], sizes[name] = _times(token_weight, metrics[name]), _times(token_weight, sizes[name])
+    weight, weight_size = token_weight * weight, token_weight * weight_size
     gradient = weight.sum() * p - weight
     return Row(metrics, sizes, gradient, weight_size.sum() * p * spread + weight_size, error, bool(is_sure))
+
+
+def _times(weight: float, value: float) -> float:
+    """The product, in which 0 times infinity is 0."""
+    return weight * value if weight else 0.0
+
+
+def _entropy_share(x: Array, dz: float, eps: float) -> tuple[float, float]:
+    """The entropy of the 20 largest, or fewer, as a share of the largest possible one, and its error in roundings."""
+    largest = np.sort(x)[::-1][:20]
+    p = np.exp(largest)
+    p /= p.sum()
+    terms = np.where(p > 0, -p * np.log(np.where(p > 0, p, 1)), 0)
+    entropy = terms.sum()
+    if entropy == 0 or len(largest) == 1:
+        return 0.0, 1.0
+    # An error of a logit changes its p by the factor 1 + dz, and each term by at most (1 + |log p|) p times that.
+    error = (p * (1 + np.abs(np.where(p > 0, np.log(np.where(p > 0, p, 1)), 0))) * (1 + np.abs(largest))).sum()
+    # The largest p is 1 - (the others): where they are tiny, -log of it is their sum.
+    return entropy / math.log(len(largest)), float(error / entropy)
 
 
 def _sum(weight: Array, values: Array) -> Any:

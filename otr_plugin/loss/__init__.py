@@ -53,6 +53,7 @@ def otr_loss(
     num_items: float | Tensor | None = None,
     uniforms: Tensor | None = None,
     generator: torch.Generator | None = None,
+    token_weights: Tensor | None = None,
     logit_scale: float = 1.0,
     softcap: float | None = None,
     vocabulary_slice: VocabularySlice | None = None,
@@ -85,6 +86,9 @@ def otr_loss(
         uniforms: [N, K], float32 or float64 in [0, 1), the random numbers that determine the K draws of every
             position. Only read if config.draws. By default they are drawn from `generator`.
         generator: the source of the uniforms, on hidden's type of device; by default torch's global generator.
+        token_weights: [N], floating point, finite and >= 0: factors of each position's objective and gradient, without
+            a gradient themselves. num_items stays the number of trained positions, those of weight 0 included. By
+            default all are 1.
         logit_scale: factor of the logits; by default 1.
         softcap: bound of the logits, applied after logit_scale as in the code above; by default none.
         vocabulary_slice: with tensor parallelism, which tokens the rows of weight and bias are. All processes of the
@@ -96,12 +100,23 @@ def otr_loss(
         Without a trained position the loss is 0 and its gradients are zeros.
 
     Raises:
-        ValueError: an argument is wrong. On a GPU, labels and uniforms are not checked for their values, because
-            reading them would wait for the device; there a label out of range makes the loss NaN.
+        ValueError: an argument is wrong. On a GPU, labels, uniforms and token_weights are not checked for their
+            values, because reading them would wait for the device; there a label out of range makes the loss NaN.
     """
     config = OTRConfig() if config is None else config
     checks.check(
-        hidden, weight, labels, config, bias, num_items, uniforms, generator, logit_scale, softcap, vocabulary_slice
+        hidden,
+        weight,
+        labels,
+        config,
+        bias,
+        num_items,
+        uniforms,
+        generator,
+        token_weights,
+        logit_scale,
+        softcap,
+        vocabulary_slice,
     )
     numbers: Tensor | Uniforms | None = uniforms if config.draws else None
     if config.draws and uniforms is None:
@@ -113,6 +128,7 @@ def otr_loss(
     problem = Problem(
         config=config,
         uniforms=numbers,
+        token_weights=token_weights,
         num_items=num_items,
         logit_scale=logit_scale,
         softcap=softcap,

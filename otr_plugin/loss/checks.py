@@ -32,6 +32,7 @@ def check(
     num_items: float | Tensor | None,
     uniforms: Tensor | None,
     generator: torch.Generator | None,
+    token_weights: Tensor | None,
     logit_scale: float,
     softcap: float | None,
     vocabulary_slice: VocabularySlice | None = None,
@@ -53,6 +54,8 @@ def check(
         _check_label_values(labels, len(weight) if vocabulary_slice is None else vocabulary_slice.total)
     if config.draws and uniforms is not None:
         _check_uniforms(uniforms, hidden, config.samples)
+    if token_weights is not None:
+        _check_token_weights(token_weights, labels)
     if config.draws and generator is not None:
         if not isinstance(generator, torch.Generator):
             _refuse("generator", "a torch.Generator", type(generator).__name__)
@@ -157,6 +160,23 @@ def _check_uniforms(uniforms: Tensor, hidden: Tensor, samples: int) -> None:
         outside = ~((uniforms >= 0) & (uniforms < 1))
         if outside.any():
             _refuse("uniforms", "values in [0, 1)", f"{uniforms[outside][0].item()}")
+
+
+def _check_token_weights(weights: Tensor, labels: Tensor) -> None:
+    if not isinstance(weights, Tensor):
+        _refuse("token_weights", "a torch.Tensor", type(weights).__name__)
+    _check_has_values("token_weights", weights)
+    if weights.shape != labels.shape:
+        _refuse("token_weights", f"shape {_shape(labels)}, that of labels", _shape(weights))
+    if weights.dtype not in FLOATS:
+        _refuse("token_weights", "float32, bfloat16, float16 or float64", str(weights.dtype))
+    if weights.device != labels.device:
+        _refuse("token_weights", f"a tensor on {labels.device}, the device of hidden", f"one on {weights.device}")
+    if weights.device.type == "cpu":
+        outside = ~((weights >= 0) & (weights <= LARGEST)) & (labels != IGNORE_INDEX)
+        if outside.any():
+            position = int(outside.nonzero()[0])
+            _refuse("token_weights", "finite values >= 0", f"{weights[position].item()} at position {position}")
 
 
 def _shape(tensor: Tensor) -> str:

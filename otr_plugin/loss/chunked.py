@@ -34,6 +34,7 @@ class Problem:
 
     config: OTRConfig
     uniforms: Tensor | Uniforms | None  # [N, K]; None unless config.draws
+    token_weights: Tensor | None  # [N]
     num_items: float | Tensor | None  # None: the number of trained positions
     logit_scale: float
     softcap: float | None
@@ -77,6 +78,9 @@ class LinearLoss(torch.autograd.Function):
         buffer = memory_plan.buffer(hidden, min(size, count), width, dtype, temporary_bytes)
         size = tokens.agree(max(1, len(buffer)))
         row_metrics = hidden.new_empty(count, len(ROW_METRICS), dtype=torch_kernel.precise(dtype))
+        token_weights = problem.token_weights
+        if token_weights is not None:
+            token_weights = token_weights.detach().to(row_metrics.dtype)
         for start in range(0, count, size):
             chunk = slice(start, start + size)
             positions = chunk if all_trained else trained[chunk]  # a slice copies nothing
@@ -97,6 +101,7 @@ class LinearLoss(torch.autograd.Function):
                 logit_scale=problem.logit_scale,
                 softcap=problem.softcap,
                 with_grad=any(needs_grad),
+                token_weights=None if token_weights is None else token_weights[positions],
             )
             # From here on, logits holds their gradient.
             gradients.add(positions, logits, rows, gemm_weight)

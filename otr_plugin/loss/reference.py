@@ -7,6 +7,8 @@ and is not meant for training.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -66,6 +68,13 @@ def count_draws(q: Tensor, labels: Tensor, uniforms: Tensor) -> Tensor:
     return torch.zeros_like(q).scatter_add(-1, token, torch.ones_like(rest))
 
 
+def entropy_weight(log_p: Tensor, alpha: float) -> Tensor:
+    """(H / ln n) ** alpha: H is the entropy of the n = 20 largest of p, renormalised, and ln n the largest it can be."""
+    n = min(20, log_p.shape[-1])
+    largest = log_p.topk(n).values.softmax(-1)
+    return (torch.special.entr(largest).sum(-1) / math.log(max(n, 2))) ** alpha
+
+
 def otr_loss_on_logits(
     logits: Tensor,
     labels: Tensor,
@@ -73,8 +82,12 @@ def otr_loss_on_logits(
     *,
     num_items: float | Tensor | None = None,
     uniforms: Tensor | None = None,
+    token_weights: Tensor | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """The loss, and the metrics' sums over trained positions, of logits [N, V], labels [N] and uniforms [N, K]."""
+    """The loss, and the metrics' sums over trained positions.
+
+    logits: [N, V]. labels and token_weights: [N]. uniforms: [N, K].
+    """
     trained = labels != -100
     z, y = logits[trained], labels[trained]
     log_p = z.log_softmax(-1)
@@ -104,23 +117,40 @@ def otr_loss_on_logits(
         # A token that is never drawn adds 0, even if its log p is -inf.
         objective = -torch.where(share != 0, share * reward * log_p, 0).sum(-1)
         rows = {"reward": mean_reward, "hit_rate": (share * is_label).sum(-1), "unsampled": unsampled}
-    elif config.objective == "dft":
-        objective = torch.where(p_label != 0, p_label * nll, 0)
-    elif config.objective == "sft":
-        objective = nll
+        weight = (share * reward).sum(-1)
+    elif config.objective == "power":
+        objective = -torch.expm1(-config.alpha * nll) / config.alpha
+        weight = torch.exp(-config.alpha * nll.detach())  # p^alpha, also where p is too small for its dtype
+    elif config.objective in ("dft", "eaft", "sft"):
+        if config.objective == "dft":
+            weight = p_label
+        elif config.objective == "eaft":
+            weight = entropy_weight(log_p.detach(), config.alpha)
+        else:
+            weight = torch.ones_like(p_label)
+        objective = torch.where(weight != 0, weight * nll, 0)
     else:
-        raise _not_implemented("objective", config.objective, "otr", "dft", "sft")
+        raise _not_implemented("objective", config.objective, "otr", "dft", "power", "eaft", "sft")
     if config.nll_weight:
         objective = objective + config.nll_weight * nll
+        weight = weight + config.nll_weight
+    # A row with a logit of NaN or +inf, or with none above -inf, has no distribution: everything about it is NaN.
+    has_none = log_p.detach().isnan().any(-1)
+    factor = torch.ones_like(p_label) if token_weights is None else token_weights[trained].to(z.dtype)
+    if config.min_label_prob > 0:
+        factor = factor * (p_label >= config.min_label_prob)
+    if config.max_label_prob < 1:
+        factor = factor * (p_label <= config.max_label_prob)
+    factor = factor.masked_fill(has_none, torch.nan)
+    objective = torch.where(factor != 0, factor * objective, 0)
     rows |= {
         "nll": nll,
         "objective": objective,
+        "weight": factor * weight,
         "label_prob": p_label,
         "accuracy": (z.argmax(-1) == y).to(z.dtype),
         "entropy": torch.special.entr(p).sum(-1),
     }
-    # A row with a logit of NaN or +inf, or with none above -inf, has no distribution: everything about it is NaN.
-    has_none = log_p.detach().isnan().any(-1)
     rows = {name: row.masked_fill(has_none, torch.nan) for name, row in rows.items()}
     items = num_items if num_items is not None else trained.sum().clamp(min=1)
     metrics = {name: row.detach().sum() for name, row in rows.items()}
@@ -136,12 +166,15 @@ def otr_loss_reference(
     bias: Tensor | None = None,
     num_items: float | Tensor | None = None,
     uniforms: Tensor | None = None,
+    token_weights: Tensor | None = None,
     logit_scale: float = 1.0,
     softcap: float | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """The same function as otr_loss, for given uniforms."""
     z = whole_logits(hidden, weight, bias=bias, logit_scale=logit_scale, softcap=softcap)
-    return otr_loss_on_logits(z, labels, config, num_items=num_items, uniforms=uniforms)
+    return otr_loss_on_logits(
+        z, labels, config, num_items=num_items, uniforms=uniforms, token_weights=token_weights
+    )
 
 
 def _not_implemented(setting: str, value: object, *implemented: str) -> NotImplementedError:

@@ -12,6 +12,12 @@ n_a / K; exact: q_a), r_a its reward (1 for the label and beta for any other tok
 
     J     = -sum_a s_a (r_a - b) log p_a
     dJ/dz = S p_a - s_a (r_a - b),    S = sum_a s_a (r_a - b)
+
+The other objectives have no draws. With a weight A for each position, all of them have the gradient
+
+    dJ/dz = A (p_a - [a is the label]),    A = 1 (sft), p (dft), p^alpha (power), (H / max H)^alpha (eaft)
+
+where p is the label's probability and H the entropy of the most probable tokens.
 """
 
 from __future__ import annotations
@@ -22,7 +28,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from otr_plugin.config import OTRConfig, not_implemented
+from otr_plugin.config import OBJECTIVES, OTRConfig, not_implemented
+from otr_plugin.loss.entropy import entropy_of_most_probable, largest_entropy
 from otr_plugin.loss.sampling import TILE, draw, draw_threshold
 from otr_plugin.loss.vocabulary import WHOLE, Place, Vocabulary
 from otr_plugin.metrics import DRAW_METRICS, ROW_METRICS
@@ -54,6 +61,7 @@ def compute_chunk(
     logit_scale: float,
     softcap: float | None,
     with_grad: bool,
+    token_weights: Tensor | None = None,
     tokens: Vocabulary = WHOLE,
 ) -> None:
     """Compute the metrics and the gradient of one chunk of positions. This is the contract of every chunk kernel.
@@ -69,13 +77,15 @@ def compute_chunk(
         labels: [C], int64 or int32. The caller has removed positions that are not trained.
         uniforms: [C, K], float32 or float64, in [0, 1); None unless config.draws.
         row_metrics: [C, len(ROW_METRICS)], contiguous, of dtype precise(logits.dtype). Every column is overwritten,
-            in the order of ROW_METRICS. "objective" includes the term of nll_weight; DRAW_METRICS are NaN without a
-            rollout.
+            in the order of ROW_METRICS. "objective" and "weight" include the term of nll_weight, the thresholds of
+            label_prob and the row's token weight; DRAW_METRICS are NaN without a rollout.
         config: the settings. For an objective, estimator or baseline without an implementation, a kernel raises
             NotImplementedError.
         vocabulary: V.
         logit_scale, softcap: as for otr_loss.
         with_grad: whether to compute the gradient.
+        token_weights: [C], of the dtype of row_metrics, finite and >= 0: factors of each row's objective and gradient;
+            None: all are 1.
         tokens: which tokens the columns are. With a slice of the vocabulary, V is the number of tokens that are
             here, and a row needs one column more; all processes of the group call the kernel with the same rows.
             Only this kernel takes slices.
@@ -107,24 +117,33 @@ def compute_chunk(
                 term = _rollout(policy, excluded, None if uniforms is None else uniforms[block], config, scratch)
             case "dft":
                 term = _weighted_nll(policy, policy.label_prob)
+            case "power":
+                term = _power(policy, config.alpha)
+            case "eaft":
+                entropy = entropy_of_most_probable(policy.x, tokens)
+                term = _weighted_nll(policy, (entropy / largest_entropy(tokens.size(vocabulary))) ** config.alpha)
             case "sft":
                 term = _weighted_nll(policy, torch.ones_like(policy.nll))
             case _:
-                raise not_implemented(__name__, "objective", config.objective, ("otr", "dft", "sft"))
+                raise not_implemented(__name__, "objective", config.objective, OBJECTIVES)
+        if config.nll_weight:
+            term = _plus_nll(term, policy.nll, config.nll_weight)
+        weights = None if token_weights is None else token_weights[block].unsqueeze(1)
+        if config.has_thresholds:
+            weights = _within_thresholds(policy.label_prob, weights, config)
+        if weights is not None:
+            term = _times(term, weights)
 
-        columns = policy.metrics | term.metrics
-        columns["objective"] = term.objective
-        if config.nll_weight:  # a label with logit -inf has an infinite NLL, and 0 * inf would be NaN
-            columns["objective"] = term.objective + config.nll_weight * policy.nll
+        columns = policy.metrics | term.metrics | {"objective": term.objective, "weight": term.p_factor}
         for index, name in enumerate(ROW_METRICS):
             row_metrics[block, index] = columns[name].where(is_valid, math.nan).squeeze(1)
         if with_grad:
             # Write the gradient into the logits, or into p's memory if the logits have a lower precision.
             out = x if x.dtype == logits.dtype else policy.p
-            p_factor = (term.p_factor + config.nll_weight).where(is_valid, math.nan)
+            p_factor = term.p_factor.where(is_valid, math.nan)
             torch.mul(policy.p, p_factor / policy.p_sum, out=out)
             term.subtract_draws(out)
-            out.scatter_add_(1, place.column, -(term.at_label + config.nll_weight))
+            out.scatter_add_(1, place.column, -term.at_label)
             if softcap_slope is not None:
                 out.mul_(softcap_slope)
             if logit_scale != 1:
@@ -157,7 +176,7 @@ class _Policy(NamedTuple):
 
 
 class _Term(NamedTuple):
-    """The objective of one block without the term of nll_weight, and the parts of its gradient.
+    """The objective of one block, and the parts of its gradient.
 
     dJ/dz = p_factor * p - (the part of the drawn tokens) - (at_label, at the label). The part of the drawn tokens is
     either sparse or dense. [R, 1] unless said otherwise.
@@ -291,12 +310,46 @@ def _exact(policy: _Policy, excluded: Tensor | None, config: OTRConfig, scratch:
 
 
 def _weighted_nll(policy: _Policy, weight: Tensor) -> _Term:
-    """`objective: dft` and `objective: sft`: the NLL times a weight [R, 1] that carries no gradient."""
+    """The NLL times a weight [R, 1] that carries no gradient."""
     return _Term(
         objective=torch.where(weight != 0, weight * policy.nll, 0),  # 0 * inf is 0 here, and NaN stays NaN
         p_factor=weight,
         at_label=weight,
         metrics=dict.fromkeys(DRAW_METRICS, torch.full_like(weight, math.nan)),
+    )
+
+
+def _power(policy: _Policy, alpha: float) -> _Term:
+    """`objective: power`: (1 - p^alpha) / alpha for the label's probability p, to rounding also where p is near 1."""
+    exponent = -alpha * policy.nll
+    weight = exponent.exp()
+    return _weighted_nll(policy, weight)._replace(objective=-torch.expm1(exponent) / alpha)
+
+
+def _plus_nll(term: _Term, nll: Tensor, weight: float) -> _Term:
+    return term._replace(
+        objective=term.objective + weight * nll, p_factor=term.p_factor + weight, at_label=term.at_label + weight
+    )
+
+
+def _within_thresholds(label_prob: Tensor, weights: Tensor | None, config: OTRConfig) -> Tensor:
+    """The weights (None: 1), or 0 where the label's probability is outside the thresholds."""
+    weights = torch.ones_like(label_prob) if weights is None else weights
+    if config.min_label_prob > 0:
+        weights = weights.where(label_prob >= config.min_label_prob, 0)
+    if config.max_label_prob < 1:  # rounding may make a probability larger than 1
+        weights = weights.where(label_prob <= config.max_label_prob, 0)
+    return weights
+
+
+def _times(term: _Term, weights: Tensor) -> _Term:
+    """The term with each row's objective and gradient multiplied by a weight [R, 1]; by 0, an infinite one is 0."""
+    return term._replace(
+        objective=torch.where(weights != 0, weights * term.objective, 0),
+        p_factor=weights * term.p_factor,
+        at_label=weights * term.at_label,
+        sparse=None if term.sparse is None else (term.sparse[0], weights * term.sparse[1]),
+        dense=None if term.dense is None else (term.dense[0], weights * term.dense[1]),
     )
 
 

@@ -55,6 +55,10 @@ class Vocabulary:
         """The largest logit of each row [R, 1] and its token, from those among the tokens that are here."""
         return values, columns
 
+    def most_probable(self, x: Tensor) -> Tensor:
+        """The n largest logits of each row, in descending order, from the n largest [R, n] of those that are here."""
+        return x
+
     def smallest(self, values: Tensor) -> Tensor:
         return values
 
@@ -119,6 +123,9 @@ class VocabularySlice(Vocabulary):
         largest, rank = pairs[..., :1].max(0, keepdim=True)  # the first one, among equal values
         token = pairs[..., 1:].gather(0, rank)[0]
         return largest[0].to(values.dtype), token.long()
+
+    def most_probable(self, x: Tensor) -> Tensor:
+        return self._gather(x).movedim(0, 1).flatten(1).topk(x.shape[1]).values
 
     def smallest(self, values: Tensor) -> Tensor:
         return self._gather(values).amin(0)

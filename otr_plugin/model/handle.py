@@ -37,7 +37,7 @@ import torch
 from torch import Tensor, nn
 
 from otr_plugin import __version__
-from otr_plugin.config import OTRConfig, not_implemented
+from otr_plugin.config import OBJECTIVES, OTRConfig, not_implemented
 from otr_plugin.loss import otr_loss
 from otr_plugin.loss.checks import IGNORE_INDEX
 from otr_plugin.loss.dispatch import kernel_name
@@ -110,7 +110,7 @@ class Handle:
 
     def __init__(self, model: Any, config: OTRConfig, seed: int | None) -> None:
         self.model, self.config, self.seed = model, config, seed
-        self.nll_config = config.model_copy(update={"objective": "sft", "nll_weight": 0.0})  # for evaluation
+        self.nll_config = OTRConfig(objective="sft", chunk_tokens=config.chunk_tokens, kernel=config.kernel)  # evaluation
         self.head, self.forward_class = unwrapped(model.get_output_embeddings()), forward_class(model)
         self.logit_transform = logit_transform(model.config)
 
@@ -459,10 +459,14 @@ def _describe_objective(config: OTRConfig) -> str:
             rest += "" if config.top_k is None else f", top_k {config.top_k}"
             rest += "" if config.top_p == 1 else f", top_p {config.top_p}"
             text = f"objective otr ({_describe_estimator(config)}, {rest})"
+        case "power" | "eaft":
+            text = f"objective {config.objective} (alpha {config.alpha})"
         case "dft" | "sft":
             text = f"objective {config.objective}"
         case _:
-            raise not_implemented(__name__, "objective", config.objective, ("otr", "dft", "sft"))
+            raise not_implemented(__name__, "objective", config.objective, OBJECTIVES)
+    if config.has_thresholds:
+        text += f", where {config.min_label_prob} <= p <= {config.max_label_prob} for the label's probability p"
     return text + (f" + {config.nll_weight} NLL" if config.nll_weight else "")
 
 

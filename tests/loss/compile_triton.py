@@ -14,8 +14,9 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource, CompilationError
 
+from otr_plugin.loss.entropy import MOST_PROBABLE
 from otr_plugin.loss.triton import launch
-from otr_plugin.loss.triton.loss_kernel import DFT, EXACT, SAMPLED, SFT, loss_kernel
+from otr_plugin.loss.triton.loss_kernel import DFT, EAFT, EXACT, POWER, SAMPLED, SFT, loss_kernel
 from otr_plugin.loss.triton.threshold_kernel import threshold_kernel
 
 TARGETS = {  # the GPU, and the dtype of the logits that is compiled for it
@@ -29,13 +30,17 @@ TYPES = {
     "stride": "i32", "labels": "*i64", "uniforms": "*fp32", "thresholds": "*fp32", "row_metrics": "*fp32",
     "ends": "*fp64", "tops": "*fp32", "tokens": "*i32", "distances": "*fp32", "count": "i32", "vocabulary": "i32",
     "samples": "i32", "inverse_temperature": "fp32", "beta": "fp32", "nll_weight": "fp32", "missing_draws": "fp32",
-    "top_k": "fp32", "top_p": "fp32",
+    "top_k": "fp32", "top_p": "fp32", "token_weights": "*fp32", "alpha": "fp32", "inverse_largest_entropy": "fp32",
+    "min_label_prob": "fp32", "max_label_prob": "fp32",
 }  # fmt: skip
 TILES = triton.next_power_of_2(triton.cdiv(VOCABULARY, launch.TILE))
 LOSS = {
     "CUT": False,
     "MEAN_BASELINE": False,
     "WITH_GRAD": True,
+    "HAS_THRESHOLDS": False,
+    "HAS_WEIGHTS": False,
+    "MOST_PROBABLE": MOST_PROBABLE,
     "TILES": TILES,
     "TILE_STEPS": TILES.bit_length() - 1,
     "SAMPLE_STEPS": 9,
@@ -45,10 +50,17 @@ LOSS = {
     "CAP": None,
     **launch.METRIC_COLUMNS,
 }
-ALL_OPTIONS = {"CUT": True, "MEAN_BASELINE": True, "SCALE": 0.5, "CAP": 30.0}
+LOGITS = {"SCALE": 0.5, "CAP": 30.0}
+ALL_OPTIONS = LOGITS | {"CUT": True, "MEAN_BASELINE": True, "HAS_THRESHOLDS": True, "HAS_WEIGHTS": True}
 VARIANTS = {
     "sft": (loss_kernel, LOSS | {"OBJECTIVE": SFT.value}),
     "dft": (loss_kernel, LOSS | {"OBJECTIVE": DFT.value}),
+    "power": (loss_kernel, LOSS | {"OBJECTIVE": POWER.value}),
+    "eaft": (loss_kernel, LOSS | {"OBJECTIVE": EAFT.value}),
+    "eaft, all options": (
+        loss_kernel,
+        LOSS | LOGITS | {"OBJECTIVE": EAFT.value, "HAS_THRESHOLDS": True, "HAS_WEIGHTS": True},
+    ),
     "exact": (loss_kernel, LOSS | {"OBJECTIVE": EXACT.value}),
     "sampled": (loss_kernel, LOSS | {"OBJECTIVE": SAMPLED.value}),
     "exact, all options": (loss_kernel, LOSS | ALL_OPTIONS | {"OBJECTIVE": EXACT.value}),

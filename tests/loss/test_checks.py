@@ -51,6 +51,21 @@ CASES = [
         {"weight": torch.zeros(5, 3, device="meta")},
         "weight: expected a tensor with values, got one on meta",
     ),
+    ({"token_weights": [1.0] * 4}, "token_weights: expected a torch.Tensor, got list"),
+    ({"token_weights": torch.ones(3)}, "token_weights: expected shape [4], that of labels, got [3]"),
+    (
+        {"token_weights": torch.ones(4).long()},
+        "token_weights: expected float32, bfloat16, float16 or float64, got torch.int64",
+    ),
+    (
+        {"token_weights": torch.tensor([1, 0, 1, -0.5])},
+        "token_weights: expected finite values >= 0, got -0.5 at position 3",
+    ),
+    (
+        {"token_weights": torch.tensor([1, torch.nan, torch.nan, 1])},
+        "token_weights: expected finite values >= 0, got nan at position 1",
+    ),
+    ({"token_weights": torch.full((4,), torch.inf)}, "token_weights: expected finite values >= 0, got inf at position 0"),
     ({"labels": torch.zeros(3).long()}, "labels: expected shape [4], because hidden has shape [4, 3], got [3]"),
     ({"labels": torch.zeros(1, 4).long()}, "labels: expected shape [4], because hidden has shape [4, 3], got [1, 4]"),
     ({"labels": torch.zeros(4)}, "labels: expected int64 or int32, got torch.float32"),

@@ -13,6 +13,8 @@ SETTINGS = {
     "sampled, top_p": {"top_p": 0.9},
     "exact": {"estimator": "exact"},
     "dft, nll": {"objective": "dft", "nll_weight": 0.5},
+    "power": {"objective": "power", "alpha": 0.5},
+    "eaft, nll": {"objective": "eaft", "nll_weight": 0.5},
     "sft": {"objective": "sft"},
 }
 

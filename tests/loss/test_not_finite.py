@@ -29,6 +29,11 @@ SETTINGS = {
     "exact, mean": {"estimator": "exact", "baseline": "mean"},
     "dft": {"objective": "dft"},
     "dft, nll": {"objective": "dft", "nll_weight": 0.5},
+    "power": {"objective": "power", "alpha": 0.7},
+    "power, nll": {"objective": "power", "alpha": 2, "nll_weight": 0.5},
+    "eaft": {"objective": "eaft"},
+    "eaft, nll": {"objective": "eaft", "nll_weight": 0.5},
+    "sft, thresholds": {"objective": "sft", "min_label_prob": 1e-9, "max_label_prob": 0.99},
     "sft": {"objective": "sft"},
 }
 HAS_TRITON = importlib.util.find_spec("triton") is not None

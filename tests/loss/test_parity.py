@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from otr_plugin import OTRConfig, otr_loss
+from otr_plugin.config import OBJECTIVES
 from otr_plugin.loss.reference import otr_loss_on_logits
 from otr_plugin.loss.torch_kernel import compute_chunk
 from otr_plugin.metrics import ROW_METRICS, TOKEN_COUNT
@@ -35,6 +36,11 @@ CONFIGS = {
     "exact, mean baseline": {"estimator": "exact", "baseline": "mean"},
     "exact, cut": {"estimator": "exact", "top_k": 5, "top_p": 0.95, "nll_weight": 1.0},
     "dft": {"objective": "dft"},
+    "power": {"objective": "power", "alpha": 0.7},
+    "power, nearly sft": {"objective": "power", "alpha": 1e-6},
+    "power, steep, nll": {"objective": "power", "alpha": 8, "nll_weight": 0.2},
+    "eaft": {"objective": "eaft"},
+    "eaft, flat": {"objective": "eaft", "alpha": 0.25, "nll_weight": 0.1},
     "sft": {"objective": "sft"},
     "sft, weighted twice": {"objective": "sft", "nll_weight": 0.5},
 }
@@ -188,7 +194,7 @@ def test_non_contiguous_inputs_give_the_same_result():
     assert error(of_weight[:, 0], want.gradients["weight"]) < 2e-6
 
 
-@pytest.mark.parametrize("objective", ["otr", "dft", "sft"])
+@pytest.mark.parametrize("objective", OBJECTIVES)
 def test_without_trained_positions_loss_and_gradients_are_zero(objective):
     config = config_of({"objective": objective})
     for p in (problem(0, 4, 9), problem(5, 4, 9, masked=1.0)):

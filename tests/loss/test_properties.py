@@ -10,7 +10,8 @@ from .problems import actual, error, native, problem, truth, units
 
 configs = st.builds(
     OTRConfig.model_construct,  # without validation: the loss is right also with settings that have no effect
-    objective=st.sampled_from(["otr", "otr", "otr", "dft", "sft"]),
+    objective=st.sampled_from(["otr"] * 4 + ["dft", "power", "eaft", "sft"]),
+    alpha=st.floats(1e-6, 10),
     estimator=st.sampled_from(["sampled", "exact"]),
     samples=st.integers(1, 40),
     temperature=st.floats(0.1, 10),

@@ -27,6 +27,11 @@ CONFIGS = {
     "exact, mean baseline": OTRConfig(estimator="exact", baseline="mean"),
     "exact, cut": OTRConfig(estimator="exact", top_k=4, nll_weight=0.5),
     "dft": OTRConfig(objective="dft"),
+    "power": OTRConfig(objective="power", alpha=0.7),
+    "power, steep": OTRConfig(objective="power", alpha=3, nll_weight=0.5),
+    "eaft": OTRConfig(objective="eaft", alpha=1.5),
+    "dft, thresholds": OTRConfig(objective="dft", min_label_prob=0.02, max_label_prob=0.5, nll_weight=0.5),
+    "sampled, thresholds": OTRConfig(samples=32, min_label_prob=0.02, max_label_prob=0.5),
     "sft": OTRConfig(objective="sft", nll_weight=0.25),
 }
 
@@ -40,6 +45,12 @@ def by_hand(z: list[float], y: int, uniforms: list[float], config: OTRConfig) ->
         objective = -log_p[y]
     elif config.objective == "dft":
         objective = -math.exp(log_p[y]) * log_p[y]
+    elif config.objective == "power":
+        objective = (1 - math.exp(log_p[y]) ** config.alpha) / config.alpha
+    elif config.objective == "eaft":
+        top = [math.exp(a) for a in sorted(log_p)[-20:]]
+        entropy = -sum(a / sum(top) * math.log(a / sum(top)) for a in top)
+        objective = -((entropy / math.log(len(top))) ** config.alpha) * log_p[y]
     else:
         f = [math.exp((a - largest) / config.temperature) for a in z]
         f = [a / sum(f) for a in f]
@@ -67,6 +78,8 @@ def by_hand(z: list[float], y: int, uniforms: list[float], config: OTRConfig) ->
         r = [1.0 if a == y else config.beta for a in range(len(z))]
         b = sum(s * x for s, x in zip(q, r, strict=True)) if config.baseline == "mean" else 0.0
         objective = -sum(s * (x - b) * lp for s, x, lp in zip(q, r, log_p, strict=True))
+    if not config.min_label_prob <= math.exp(log_p[y]) <= config.max_label_prob:
+        return 0.0
     return objective - config.nll_weight * log_p[y]
 
 
@@ -83,7 +96,11 @@ def test_the_specification_matches_loops_in_plain_python(config):
     assert metrics[TOKEN_COUNT].item() == 5
 
 
-@pytest.mark.parametrize("name", [name for name in CONFIGS if name != "dft"])  # the weight of dft carries no gradient
+# The weights of dft and eaft carry no gradient, and thresholds are steps.
+SMOOTH = [name for name in CONFIGS if not name.startswith(("dft", "eaft")) and "thresholds" not in name]
+
+
+@pytest.mark.parametrize("name", SMOOTH)
 def test_gradients_match_finite_differences(name, monkeypatch):
     config = CONFIGS[name]
     p = problem(4, 3, 9, bias=True, seed=3, dtype=torch.float64).to(torch.float64)
@@ -119,6 +136,43 @@ def test_dft_is_sft_times_the_probability_of_the_label():
     p_label = (p.hidden @ p.weight.T).softmax(-1).gather(1, p.labels.unsqueeze(1))
     sft = gradient(p, OTRConfig(objective="sft"))["hidden"]
     torch.testing.assert_close(gradient(p, OTRConfig(objective="dft"))["hidden"], p_label * sft)
+
+
+def test_power_has_the_gradient_of_sft_and_dft_at_its_ends():
+    p = problem(12, 6, 30, seed=5)
+    for alpha, objective, bound in ((1e-6, "sft", 1e-4), (1, "dft", 1e-12)):
+        power = gradient(p, OTRConfig(objective="power", alpha=alpha))
+        for name, want in gradient(p, OTRConfig(objective=objective)).items():
+            assert error(power[name], want) < bound
+
+
+def test_the_weight_of_eaft_is_1_for_equal_probabilities_and_0_for_certainty():
+    for vocabulary in (2, 19, 20, 21, 50):
+        equal, certain = torch.zeros(1, vocabulary), torch.zeros(1, vocabulary)
+        certain[0, 1] = 1000
+        labels = torch.tensor([0])
+        config = OTRConfig(objective="eaft", alpha=0.5)
+        loss, metrics = otr_loss_on_logits(equal.double(), labels, config)
+        assert loss.item() == pytest.approx(math.log(vocabulary))
+        assert metrics["weight"].item() == pytest.approx(1)
+        loss, metrics = otr_loss_on_logits(certain.double(), labels, config)
+        assert loss.item() == metrics["weight"].item() == 0
+
+
+def test_the_weight_is_the_factor_of_p_in_the_gradient():
+    g = torch.Generator().manual_seed(8)
+    z, u = torch.randn(1, 40, generator=g, dtype=torch.float64), torch.rand(1, 32, generator=g)
+    label, other = torch.tensor([3]), int(z.argmin())
+    token_weights = torch.tensor([0.6])
+    for config in CONFIGS.values():
+        if config.estimator == "exact" or config.baseline == "mean":
+            continue  # q is in the gradient of every token; the weight is 0
+        leaf = z.clone().requires_grad_()
+        loss, metrics = otr_loss_on_logits(leaf, label, config, uniforms=u, token_weights=token_weights)
+        (gradient_of_z,) = torch.autograd.grad(loss, leaf)
+        drawn = count_draws(rollout_distribution(z, config), label, u)[0] if config.draws else torch.zeros(40)
+        assert not drawn[other], "the least probable token was drawn"
+        torch.testing.assert_close(metrics["weight"] * z.softmax(-1)[0, other], gradient_of_z[0, other])
 
 
 @pytest.mark.parametrize("beta", [-2.0, -0.1, 0.0, 0.5, 0.9])

@@ -6,11 +6,12 @@ import torch
 from otr_plugin import otr_loss
 from otr_plugin.loss import dispatch, torch_kernel
 from otr_plugin.loss.reference import otr_loss_on_logits
+from otr_plugin.metrics import ROW_METRICS
 
 from .problems import config_of, problem
 
 UNKNOWN = {
-    "objective": "objective 'new' is not implemented; implemented are 'otr', 'dft', 'sft'",
+    "objective": "objective 'new' is not implemented; implemented are 'otr', 'dft', 'power', 'eaft', 'sft'",
     "estimator": "estimator 'new' is not implemented; implemented are 'sampled', 'exact'",
     "baseline": "baseline 'new' is not implemented; implemented are 'none', 'mean'",
 }
@@ -27,7 +28,7 @@ def run_reference(config):
 
 
 def run_kernel(compute_chunk, config):
-    row_metrics, uniforms = torch.empty(3, 8), torch.rand(3, 4)
+    row_metrics, uniforms = torch.empty(3, len(ROW_METRICS)), torch.rand(3, 4)
     options = {"vocabulary": VOCABULARY, "logit_scale": 1.0, "softcap": None, "with_grad": True}
     compute_chunk(torch.zeros(3, 128), torch.arange(3), uniforms, row_metrics, config, **options)
 

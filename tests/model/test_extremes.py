@@ -8,7 +8,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from otr_plugin import OTRConfig, attach
 
-SETTINGS = [{"objective": "sft"}, {"samples": 8}, {"estimator": "exact"}, {"objective": "dft"}]
+SETTINGS = [{"objective": "sft"}, {"samples": 8}, {"estimator": "exact"}, {"objective": "dft"}, {"objective": "eaft"}]
 
 
 def model_of(vocabulary):

@@ -7,15 +7,17 @@ each program, not for each row: there are a few programs per processor, and each
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
 import triton
 from torch import Tensor
 
-from otr_plugin.config import OTRConfig, not_implemented
+from otr_plugin.config import OBJECTIVES, OTRConfig, not_implemented
+from otr_plugin.loss.entropy import MOST_PROBABLE, largest_entropy
 from otr_plugin.loss.sampling import top_p_target
-from otr_plugin.loss.triton.loss_kernel import DFT, EXACT, SAMPLED, SFT, loss_kernel
+from otr_plugin.loss.triton.loss_kernel import DFT, EAFT, EXACT, POWER, SAMPLED, SFT, loss_kernel
 from otr_plugin.loss.triton.threshold_kernel import threshold_kernel
 from otr_plugin.metrics import ROW_METRICS
 
@@ -41,6 +43,7 @@ def compute_chunk(
     logit_scale: float,
     softcap: float | None,
     with_grad: bool,
+    token_weights: Tensor | None = None,
 ) -> None:
     """torch_kernel.compute_chunk in Triton. Arithmetic is float32, so float64 logits are not supported.
 
@@ -81,6 +84,7 @@ def compute_chunk(
         labels,
         row_metrics if uniforms is None else uniforms.sort(dim=1).values,  # without uniforms, any tensor will do
         thresholds,
+        row_metrics if token_weights is None else token_weights,
         row_metrics,
         torch.empty(programs, tiles, dtype=torch.float64, device=device),
         torch.empty(programs, triton.cdiv(vocabulary, block), device=device),
@@ -93,10 +97,17 @@ def compute_chunk(
         config.beta,
         config.nll_weight,
         float(config.samples),
+        config.alpha,
+        1 / largest_entropy(vocabulary),
+        config.min_label_prob,
+        config.max_label_prob if config.max_label_prob < 1 else math.inf,  # rounding may make a probability exceed 1
         OBJECTIVE=objective,
         CUT=cut,
         MEAN_BASELINE=mean_baseline,
         WITH_GRAD=with_grad,
+        HAS_THRESHOLDS=config.has_thresholds,
+        HAS_WEIGHTS=token_weights is not None,
+        MOST_PROBABLE=MOST_PROBABLE,
         TILES=tiles,
         TILE_STEPS=tiles.bit_length() - 1,
         SAMPLE_STEPS=samples.bit_length(),
@@ -114,6 +125,10 @@ def _objective(config: OTRConfig) -> Any:
             return SFT
         case "dft":
             return DFT
+        case "power":
+            return POWER
+        case "eaft":
+            return EAFT
         case "otr":
             match config.estimator:
                 case "sampled":
@@ -123,7 +138,7 @@ def _objective(config: OTRConfig) -> Any:
                 case _:
                     raise not_implemented(__name__, "estimator", config.estimator, ("sampled", "exact"))
         case _:
-            raise not_implemented(__name__, "objective", config.objective, ("otr", "dft", "sft"))
+            raise not_implemented(__name__, "objective", config.objective, OBJECTIVES)
 
 
 def _has_mean_baseline(config: OTRConfig) -> bool:

@@ -2,7 +2,8 @@
 
 A program processes one row after another. It reads each row of logits twice and writes it once:
 
-    pass 1    the largest logit, the sums over p and q, and the mass of q in every tile of TILE tokens
+    pass 1    the largest logit, the sums over p and q, and the mass of q, or the largest logit, of every tile of TILE
+              tokens
     draws     for each draw, a binary search for its tile, then a running sum within the tile
     pass 2    the dense part of the gradient, over the logits; then the gradient of the drawn tokens, one by one
 
@@ -22,6 +23,7 @@ from otr_plugin.loss.triton.logits import FAR, LOWEST, load_logits, raw_gradient
 
 # The values of OBJECTIVE. They are only compared for equality; their order has no meaning.
 SFT, DFT, EXACT, SAMPLED = tl.constexpr(0), tl.constexpr(1), tl.constexpr(2), tl.constexpr(3)
+POWER, EAFT = tl.constexpr(4), tl.constexpr(5)
 
 
 @triton.jit
@@ -44,14 +46,61 @@ def _q_of_others(
 
 
 @triton.jit
+def _log1p(x):
+    """log(1 + x) for x >= 0, accurate for small x, too. Not every backend of Triton has the log1p of libdevice."""
+    u = 1 + x
+    return tl.where(u == 1, x, tl.log(u) * (x / tl.where(u == 1, 1.0, u - 1)))
+
+
+@triton.jit
+def _entropy_of_most_probable(
+    row,
+    vocabulary,
+    maxima,
+    top,
+    TILES: tl.constexpr,
+    TILE: tl.constexpr,
+    MOST_PROBABLE: tl.constexpr,
+    SCALE: tl.constexpr,
+    CAP: tl.constexpr,
+):
+    """The entropy of the MOST_PROBABLE largest logits of a row, their probabilities divided by their sum.
+
+    `maxima` has the largest logit of every tile. Each turn takes the largest logit left, as often as it occurs in its
+    tile, and finds the tile's next smaller one.
+    """
+    tile = tl.arange(0, TILES)
+    left = tl.load(maxima + tile, mask=tile < tl.cdiv(vocabulary, TILE), other=-float("inf")).to(tl.float32)
+    missing = MOST_PROBABLE
+    others = -1.0  # the sum of p without one of the largest, whose p is 1: exact however small the others are
+    product = 0.0
+    for _ in range(MOST_PROBABLE):
+        largest = tl.max(left, 0)
+        its_tile = tl.min(tl.where(left == largest, tile, TILES), 0)
+        token = its_tile * TILE + tl.arange(0, TILE)
+        x = load_logits(row, token, token < vocabulary, SCALE, CAP)
+        x = tl.where(token < vocabulary, x, -float("inf"))
+        taken = tl.minimum(tl.sum((x == largest).to(tl.int32), 0), missing)
+        missing -= taken
+        below_top = tl.maximum(largest - top, FAR)
+        p = tl.exp(below_top) * taken
+        others += p
+        product += p * below_top
+        smaller = tl.max(tl.where(x < largest, x, -float("inf")), 0)
+        left = tl.where(tile == its_tile, smaller, left)
+    return _log1p(others) - product / (1 + others)
+
+
+@triton.jit
 def loss_kernel(
     logits,
     stride,
     labels,
     uniforms,  # sorted within each row; only read for SAMPLED
     thresholds,  # the smallest logit that can be drawn; only read with CUT
+    token_weights,  # factors of each row's objective and gradient; only read with HAS_WEIGHTS
     row_metrics,
-    ends,  # scratch: each tile's mass, later the running sum at its end [programs, TILES]
+    ends,  # scratch: each tile's mass, later the running sum at its end; for EAFT its largest logit [programs, TILES]
     tops,  # scratch: the largest logit of all blocks up to this one [programs, blocks]
     tokens,  # scratch: the drawn tokens, in the order of the uniforms; -1 for the label [programs, samples]
     distances,  # scratch: the drawn tokens' logits minus the largest [programs, samples]
@@ -62,10 +111,17 @@ def loss_kernel(
     beta,
     nll_weight,
     missing_draws,  # for EXACT, `unsampled` is the probability that this many draws miss the label
+    alpha,
+    inverse_largest_entropy,
+    min_label_prob,
+    max_label_prob,
     OBJECTIVE: tl.constexpr,
     CUT: tl.constexpr,
     MEAN_BASELINE: tl.constexpr,
     WITH_GRAD: tl.constexpr,
+    HAS_THRESHOLDS: tl.constexpr,
+    HAS_WEIGHTS: tl.constexpr,
+    MOST_PROBABLE: tl.constexpr,
     TILES: tl.constexpr,
     TILE_STEPS: tl.constexpr,
     SAMPLE_STEPS: tl.constexpr,
@@ -77,6 +133,7 @@ def loss_kernel(
     METRICS: tl.constexpr,  # columns of row_metrics, and the index of each one
     NLL_COLUMN: tl.constexpr,
     OBJECTIVE_COLUMN: tl.constexpr,
+    WEIGHT_COLUMN: tl.constexpr,
     LABEL_PROB_COLUMN: tl.constexpr,
     ACCURACY_COLUMN: tl.constexpr,
     ENTROPY_COLUMN: tl.constexpr,
@@ -139,6 +196,10 @@ def loss_kernel(
                 mass = tl.sum(tl.reshape(q, (BLOCK // TILE, TILE)), 1)
                 tl.store(ends + tile, mass.to(tl.float64), mask=tile < TILES)
                 tl.store(tops + start // BLOCK, top)
+            elif OBJECTIVE == EAFT:
+                tile = start // TILE + tl.arange(0, BLOCK // TILE)
+                largest = tl.max(tl.reshape(x, (BLOCK // TILE, TILE)), 1)
+                tl.store(ends + tile, largest.to(tl.float64), mask=tile < TILES)
         row_code = tl.max(code, 0)
         valid = valid & (row_code < 2) & (top > LOWEST)  # the top is LOWEST if all logits are -inf
         p_sum = tl.sum(p_sums, 0)
@@ -162,6 +223,23 @@ def loss_kernel(
             p_factor = label_prob
             label_share = label_prob
             objective = label_prob * tl.where(label_prob > 0, nll, 0.0)  # 0 * inf would be NaN
+        elif OBJECTIVE == POWER:
+            exponent = alpha * nll
+            p_factor = tl.exp(-exponent)
+            label_share = p_factor
+            # (1 - p^alpha) / alpha. Where p^alpha is near 1, the difference would round: there, Taylor's series.
+            ratio = 1 - exponent / 7
+            for i in tl.static_range(5):
+                ratio = 1 - exponent / (6 - i) * ratio
+            near = exponent < 0.5
+            objective = tl.where(near, tl.where(near, nll, 0.0) * ratio, (1 - p_factor) / alpha)
+        elif OBJECTIVE == EAFT:
+            tl.debug_barrier()
+            entropy = _entropy_of_most_probable(row, vocabulary, ends, top, TILES, TILE, MOST_PROBABLE, SCALE, CAP)
+            entropy = tl.where(entropy > 0, entropy, 1e-37)  # the interpreter warns of the logarithm of 0
+            p_factor = tl.exp(alpha * tl.log(entropy * inverse_largest_entropy))
+            label_share = p_factor
+            objective = p_factor * tl.where(p_factor > 0, nll, 0.0)
         elif OBJECTIVE == EXACT:
             q_sum = tl.sum(q_sums, 0)
             hit_rate = label_weight / q_sum
@@ -230,14 +308,28 @@ def loss_kernel(
             others_log_p = distance_sum - (samples - hits) * log_z
             objective = label_share * tl.where(hits > 0, nll, 0.0) - drawn_share * others_log_p
         else:
-            tl.static_assert(False, "loss_kernel: OBJECTIVE is not implemented; SFT, DFT, EXACT and SAMPLED are")
+            tl.static_assert(False, "loss_kernel: OBJECTIVE is not implemented")
 
         objective += nll_weight * tl.where(nll_weight > 0, nll, 0.0)
+        p_factor += nll_weight
+        label_share += nll_weight
+        if HAS_WEIGHTS or HAS_THRESHOLDS:
+            weight = 1.0
+            if HAS_WEIGHTS:
+                weight = tl.load(token_weights + index).to(tl.float32)
+            if HAS_THRESHOLDS:
+                weight = tl.where((label_prob >= min_label_prob) & (label_prob <= max_label_prob), weight, 0.0)
+            objective = weight * tl.where(weight > 0, objective, 0.0)
+            p_factor *= weight
+            label_share *= weight
+            q_factor *= weight
+            drawn_share *= weight
         accuracy = tl.where(row_code == 0, 1.0, 0.0)
         entropy = log_z - tl.sum(p_moments, 0) / p_sum
         out = row_metrics + index * METRICS
         tl.store(out + NLL_COLUMN, tl.where(valid, nll, nan))
         tl.store(out + OBJECTIVE_COLUMN, tl.where(valid, objective, nan))
+        tl.store(out + WEIGHT_COLUMN, tl.where(valid, p_factor, nan))
         tl.store(out + LABEL_PROB_COLUMN, tl.where(valid, label_prob, nan))
         tl.store(out + ACCURACY_COLUMN, tl.where(valid, accuracy, nan))
         tl.store(out + ENTROPY_COLUMN, tl.where(valid, entropy, nan))
@@ -248,7 +340,7 @@ def loss_kernel(
         # Pass 2: the gradient
         if WITH_GRAD:
             dtype = logits.dtype.element_ty
-            p_factor = tl.where(valid, p_factor + nll_weight, nan) / p_sum
+            p_factor = tl.where(valid, p_factor, nan) / p_sum
             tl.debug_barrier()
             for start in range(0, vocabulary, BLOCK):
                 token = start + tl.arange(0, BLOCK)
@@ -256,7 +348,7 @@ def loss_kernel(
                 gradient = p_factor * tl.exp(x - top)
                 if OBJECTIVE == EXACT:
                     gradient -= q_factor * _q(x, top, threshold, inverse_temperature, CUT)
-                gradient = tl.where(token == label, gradient - label_share - nll_weight, gradient)
+                gradient = tl.where(token == label, gradient - label_share, gradient)
                 gradient = raw_gradient(gradient, x, SCALE, CAP)
                 tl.store(row + token, gradient.to(dtype), mask=token < vocabulary)
             if OBJECTIVE == SAMPLED:

@@ -41,7 +41,7 @@ def test_settings_arrive(axolotl):
     [
         ({"samples": 0}, "samples should be greater than or equal to 1, got 0"),
         ({"tempratur": 2}, "unknown key 'tempratur': did you mean 'temperature'?"),
-        ({"objective": "ppo"}, "objective should be 'otr', 'dft' or 'sft', got 'ppo'"),
+        ({"objective": "ppo"}, "objective should be 'otr', 'dft', 'power', 'eaft' or 'sft', got 'ppo'"),
     ],
 )
 def test_bad_settings_are_explained(axolotl, settings, message):
