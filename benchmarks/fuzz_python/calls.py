@@ -200,7 +200,7 @@ def calls(draw: Draw, kernel: str = "auto") -> Call:
         poison = where, draw(st.sampled_from([math.nan, math.inf, -math.inf]))
     width = draw(st.integers(1, 16))
     if poison is not None and low in ("bfloat16", "float16"):
-        # PyTorch's products on a CPU read one number beyond a row of an odd length, times 0: NaN in the next row spreads.
+        # PyTorch's products on a CPU read one number beyond a row of an odd length, times 0: NaN there spreads.
         width += width % 2
     return Call(
         positions=draw(st.integers(0, 4 if small else 20)),

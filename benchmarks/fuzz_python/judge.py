@@ -273,7 +273,7 @@ class Judge:
                     return problem
         for i, row in self.rows.items():
             if problem := _compare(
-                "the specification's gradient", gradient[i], row.gradient, 1e-10 * row.gradient_size + 1e-300
+                "the specification's gradient", gradient[i], row.gradient, 1e-10 * row.gradient_size + 1e-15
             ):
                 return problem
         return None

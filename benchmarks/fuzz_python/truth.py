@@ -89,17 +89,18 @@ def of_row(
             weight, weight_size = power * is_label, power * (1 + config.alpha * spread[label]) * is_label
             error *= 1 + config.alpha
         case "eaft":
-            share, share_error = _entropy_share(x, dz, eps)
-            weight = share**config.alpha * is_label
-            # An error of the share, in units of `error`, relative to the share
-            weight_size = weight * (1 + config.alpha * share_error)
+            log_share, log_share_size = _log_entropy_share(x)
+            weight = np.exp(config.alpha * log_share) * is_label
+            weight_size = weight * (1 + config.alpha * log_share_size)
         case "sft":
             weight = weight_size = 1.0 * is_label
     weight, weight_size = weight + config.nll_weight * is_label, weight_size + config.nll_weight * is_label
     metrics["objective"] = _sum(weight, -log_p)
     sizes["objective"] = _sum(weight_size, 1 - log_p)
     if config.objective == "power":  # its value is not the weight times the NLL
-        metrics["objective"] = -math.expm1(-config.alpha * nll) / config.alpha + _times(config.nll_weight, nll)
+        value = -math.expm1(-config.alpha * nll) / config.alpha
+        metrics["objective"] = value + _times(config.nll_weight, nll)
+        sizes["objective"] += value
     tolerance = (8 * eps + 2 * dz) * spread[label]
     for threshold in (config.min_label_prob, config.max_label_prob):
         is_sure &= not 0 < threshold < 1 or abs(p_label - threshold) > tolerance * (p_label + threshold)
@@ -119,19 +120,21 @@ def _times(weight: float, value: float) -> float:
     return weight * value if weight else 0.0
 
 
-def _entropy_share(x: Array, dz: float, eps: float) -> tuple[float, float]:
-    """The entropy of the 20 largest, or fewer, as a share of the largest possible one, and its error in roundings."""
+def _log_entropy_share(x: Array) -> tuple[float, float]:
+    """The logarithm of the entropy of the 20 largest, or fewer, as a share of the largest possible one, and its size.
+
+    Logits that are wrong by dz make the logarithm wrong by at most dz times this size.
+    """
     largest = np.sort(x)[::-1][:20]
-    p = np.exp(largest)
-    p /= p.sum()
-    terms = np.where(p > 0, -p * np.log(np.where(p > 0, p, 1)), 0)
-    entropy = terms.sum()
-    if entropy == 0 or len(largest) == 1:
-        return 0.0, 1.0
-    # An error of a logit changes its p by the factor 1 + dz, and each term by at most (1 + |log p|) p times that.
-    error = (p * (1 + np.abs(np.where(p > 0, np.log(np.where(p > 0, p, 1)), 0))) * (1 + np.abs(largest))).sum()
-    # The largest p is 1 - (the others): where they are tiny, -log of it is their sum.
-    return entropy / math.log(len(largest)), float(error / entropy)
+    log_p = np.maximum(largest - np.logaddexp.reduce(largest), -1e30)
+    log_p[0] = -np.log1p(np.exp(largest[1:]).sum())  # exact also where the others are tiny
+    terms = log_p + np.log(-log_p)
+    log_entropy = np.logaddexp.reduce(terms)
+    if log_entropy == -math.inf:
+        return -math.inf, 1.0
+    share = np.exp(terms - log_entropy)
+    changes = (share * (1 + 1 / np.maximum(-log_p, 1e-9))).sum()  # of the logarithm, if each log p changes by 1
+    return log_entropy - math.log(math.log(len(largest))), float(abs(log_entropy) + 4 + min(changes, 1e3))
 
 
 def _sum(weight: Array, values: Array) -> Any:

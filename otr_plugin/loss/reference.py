@@ -69,10 +69,11 @@ def count_draws(q: Tensor, labels: Tensor, uniforms: Tensor) -> Tensor:
 
 
 def entropy_weight(log_p: Tensor, alpha: float) -> Tensor:
-    """(H / ln n) ** alpha: H is the entropy of the n = 20 largest of p, renormalised, and ln n the largest it can be."""
+    """(H / ln n) ** alpha, where H is the entropy of the n = 20 largest of p, renormalised, and ln n its maximum."""
     n = min(20, log_p.shape[-1])
-    largest = log_p.topk(n).values.softmax(-1)
-    return (torch.special.entr(largest).sum(-1) / math.log(max(n, 2))) ** alpha
+    log_p = log_p.topk(n).values.log_softmax(-1).clamp(min=-1e30)
+    log_entropy = (log_p + torch.log(-log_p)).logsumexp(-1)  # of - sum p log p, also where p is too small for its dtype
+    return torch.exp(alpha * (log_entropy - math.log(math.log(max(n, 2)))))
 
 
 def otr_loss_on_logits(
@@ -172,9 +173,7 @@ def otr_loss_reference(
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """The same function as otr_loss, for given uniforms."""
     z = whole_logits(hidden, weight, bias=bias, logit_scale=logit_scale, softcap=softcap)
-    return otr_loss_on_logits(
-        z, labels, config, num_items=num_items, uniforms=uniforms, token_weights=token_weights
-    )
+    return otr_loss_on_logits(z, labels, config, num_items=num_items, uniforms=uniforms, token_weights=token_weights)
 
 
 def _not_implemented(setting: str, value: object, *implemented: str) -> NotImplementedError:

@@ -29,7 +29,7 @@ import torch
 from torch import Tensor
 
 from otr_plugin.config import OBJECTIVES, OTRConfig, not_implemented
-from otr_plugin.loss.entropy import entropy_of_most_probable, largest_entropy
+from otr_plugin.loss.entropy import log_entropy_of_most_probable, log_largest_entropy
 from otr_plugin.loss.sampling import TILE, draw, draw_threshold
 from otr_plugin.loss.vocabulary import WHOLE, Place, Vocabulary
 from otr_plugin.metrics import DRAW_METRICS, ROW_METRICS
@@ -120,8 +120,10 @@ def compute_chunk(
             case "power":
                 term = _power(policy, config.alpha)
             case "eaft":
-                entropy = entropy_of_most_probable(policy.x, tokens)
-                term = _weighted_nll(policy, (entropy / largest_entropy(tokens.size(vocabulary))) ** config.alpha)
+                log_share = log_entropy_of_most_probable(policy.x, tokens) - log_largest_entropy(
+                    tokens.size(vocabulary)
+                )
+                term = _weighted_nll(policy, torch.exp(config.alpha * log_share))
             case "sft":
                 term = _weighted_nll(policy, torch.ones_like(policy.nll))
             case _:

@@ -110,7 +110,8 @@ class Handle:
 
     def __init__(self, model: Any, config: OTRConfig, seed: int | None) -> None:
         self.model, self.config, self.seed = model, config, seed
-        self.nll_config = OTRConfig(objective="sft", chunk_tokens=config.chunk_tokens, kernel=config.kernel)  # evaluation
+        # Of the loss in evaluation
+        self.nll_config = OTRConfig(objective="sft", chunk_tokens=config.chunk_tokens, kernel=config.kernel)
         self.head, self.forward_class = unwrapped(model.get_output_embeddings()), forward_class(model)
         self.logit_transform = logit_transform(model.config)
 

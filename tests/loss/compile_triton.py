@@ -30,7 +30,7 @@ TYPES = {
     "stride": "i32", "labels": "*i64", "uniforms": "*fp32", "thresholds": "*fp32", "row_metrics": "*fp32",
     "ends": "*fp64", "tops": "*fp32", "tokens": "*i32", "distances": "*fp32", "count": "i32", "vocabulary": "i32",
     "samples": "i32", "inverse_temperature": "fp32", "beta": "fp32", "nll_weight": "fp32", "missing_draws": "fp32",
-    "top_k": "fp32", "top_p": "fp32", "token_weights": "*fp32", "alpha": "fp32", "inverse_largest_entropy": "fp32",
+    "top_k": "fp32", "top_p": "fp32", "token_weights": "*fp32", "alpha": "fp32", "log_largest_entropy": "fp32",
     "min_label_prob": "fp32", "max_label_prob": "fp32",
 }  # fmt: skip
 TILES = triton.next_power_of_2(triton.cdiv(VOCABULARY, launch.TILE))

@@ -65,7 +65,10 @@ CASES = [
         {"token_weights": torch.tensor([1, torch.nan, torch.nan, 1])},
         "token_weights: expected finite values >= 0, got nan at position 1",
     ),
-    ({"token_weights": torch.full((4,), torch.inf)}, "token_weights: expected finite values >= 0, got inf at position 0"),
+    (
+        {"token_weights": torch.full((4,), torch.inf)},
+        "token_weights: expected finite values >= 0, got inf at position 0",
+    ),
     ({"labels": torch.zeros(3).long()}, "labels: expected shape [4], because hidden has shape [4, 3], got [3]"),
     ({"labels": torch.zeros(1, 4).long()}, "labels: expected shape [4], because hidden has shape [4, 3], got [1, 4]"),
     ({"labels": torch.zeros(4)}, "labels: expected int64 or int32, got torch.float32"),

@@ -275,9 +275,6 @@ def test_rows_can_be_more_than_two_to_the_31_elements_apart():
     labels, uniforms = torch.tensor([3, 199, 0], device=DEVICE), torch.rand(3, 50, device=DEVICE)
     config = OTRConfig(samples=50)
     options = {"vocabulary": v, "logit_scale": 1.0, "softcap": None, "with_grad": True}
-    if token_weights is not None:
-        token_weights = token_weights.to(row_metrics)
-    options = {"logit_scale": 1.0, "softcap": None, "with_grad": True} | options
     compute_chunk = importlib.import_module("otr_plugin.loss.triton.launch").compute_chunk
     compute_chunk(far_rows, labels, uniforms, row_metrics, config, **options)
     logits_nearby, want = logits.to(DEVICE), torch.empty_like(row_metrics)
@@ -341,7 +338,7 @@ def test_an_unknown_objective_fails_inside_the_loss_kernel(monkeypatch):
 
     launch = importlib.import_module("otr_plugin.loss.triton.launch")
     monkeypatch.setattr(launch, "_objective", lambda config: -1)
-    with pytest.raises(TritonError, match="OBJECTIVE is not implemented; SFT, DFT, EXACT and SAMPLED are"):
+    with pytest.raises(TritonError, match="OBJECTIVE is not implemented; SFT, DFT, POWER, EAFT, EXACT and SAMPLED are"):
         run_kernel("triton", torch.zeros(2, 300), torch.arange(2), None, OTRConfig(objective="sft"), 300)
 
 
@@ -380,4 +377,4 @@ def test_kernels_compile_for_gpus_without_spills_or_atomics():
         assert one.get("spilled", 0) == 0, one
         assert one.get("atomics", 0) == 0, one
     assert unknown["variant"] == "unknown objective"
-    assert "OBJECTIVE is not implemented" in unknown["error"]
+    assert "OBJECTIVE is not implemented; SFT, DFT, POWER, EAFT, EXACT and SAMPLED are" in unknown["error"]

@@ -15,7 +15,7 @@ import triton
 from torch import Tensor
 
 from otr_plugin.config import OBJECTIVES, OTRConfig, not_implemented
-from otr_plugin.loss.entropy import MOST_PROBABLE, largest_entropy
+from otr_plugin.loss.entropy import MOST_PROBABLE, log_largest_entropy
 from otr_plugin.loss.sampling import top_p_target
 from otr_plugin.loss.triton.loss_kernel import DFT, EAFT, EXACT, POWER, SAMPLED, SFT, loss_kernel
 from otr_plugin.loss.triton.threshold_kernel import threshold_kernel
@@ -98,7 +98,7 @@ def compute_chunk(
         config.nll_weight,
         float(config.samples),
         config.alpha,
-        1 / largest_entropy(vocabulary),
+        log_largest_entropy(vocabulary),
         config.min_label_prob,
         config.max_label_prob if config.max_label_prob < 1 else math.inf,  # rounding may make a probability exceed 1
         OBJECTIVE=objective,

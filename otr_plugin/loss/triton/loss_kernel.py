@@ -46,14 +46,7 @@ def _q_of_others(
 
 
 @triton.jit
-def _log1p(x):
-    """log(1 + x) for x >= 0, accurate for small x, too. Not every backend of Triton has the log1p of libdevice."""
-    u = 1 + x
-    return tl.where(u == 1, x, tl.log(u) * (x / tl.where(u == 1, 1.0, u - 1)))
-
-
-@triton.jit
-def _entropy_of_most_probable(
+def _log_entropy_of_most_probable(
     row,
     vocabulary,
     maxima,
@@ -64,17 +57,16 @@ def _entropy_of_most_probable(
     SCALE: tl.constexpr,
     CAP: tl.constexpr,
 ):
-    """The entropy of the MOST_PROBABLE largest logits of a row, their probabilities divided by their sum.
+    """entropy.log_entropy_of_most_probable, for one row. `maxima` has the largest logit of every tile.
 
-    `maxima` has the largest logit of every tile. Each turn takes the largest logit left, as often as it occurs in its
-    tile, and finds the tile's next smaller one.
+    Each turn takes the largest logit left, as often as it occurs in its tile, and finds the tile's next smaller one.
     """
     tile = tl.arange(0, TILES)
     left = tl.load(maxima + tile, mask=tile < tl.cdiv(vocabulary, TILE), other=-float("inf")).to(tl.float32)
     missing = MOST_PROBABLE
-    others = -1.0  # the sum of p without one of the largest, whose p is 1: exact however small the others are
-    product = 0.0
-    for _ in range(MOST_PROBABLE):
+    second = 0.0  # the second largest logit minus the largest
+    mass, moment = -1.0, 0.0  # without one of the largest, relative to the second largest
+    for turn in range(MOST_PROBABLE):
         largest = tl.max(left, 0)
         its_tile = tl.min(tl.where(left == largest, tile, TILES), 0)
         token = its_tile * TILE + tl.arange(0, TILE)
@@ -83,12 +75,17 @@ def _entropy_of_most_probable(
         taken = tl.minimum(tl.sum((x == largest).to(tl.int32), 0), missing)
         missing -= taken
         below_top = tl.maximum(largest - top, FAR)
-        p = tl.exp(below_top) * taken
-        others += p
-        product += p * below_top
+        second = tl.where((turn > 0) & (mass == 0), below_top, second)
+        relative = tl.exp(below_top - second) * taken
+        mass += relative
+        moment += relative * below_top
         smaller = tl.max(tl.where(x < largest, x, -float("inf")), 0)
         left = tl.where(tile == its_tile, smaller, left)
-    return _log1p(others) - product / (1 + others)
+    others = mass * tl.exp(second)
+    whole = 1 + others
+    # log(1 + others) / others, also for small numbers; not every backend of Triton has the log1p of libdevice
+    slope = tl.where(whole > 1, tl.log(whole) / tl.where(whole > 1, whole - 1, 1.0), 1.0)
+    return second + tl.log(mass * slope - moment / whole)
 
 
 @triton.jit
@@ -112,7 +109,7 @@ def loss_kernel(
     nll_weight,
     missing_draws,  # for EXACT, `unsampled` is the probability that this many draws miss the label
     alpha,
-    inverse_largest_entropy,
+    log_largest_entropy,
     min_label_prob,
     max_label_prob,
     OBJECTIVE: tl.constexpr,
@@ -198,7 +195,8 @@ def loss_kernel(
                 tl.store(tops + start // BLOCK, top)
             elif OBJECTIVE == EAFT:
                 tile = start // TILE + tl.arange(0, BLOCK // TILE)
-                largest = tl.max(tl.reshape(x, (BLOCK // TILE, TILE)), 1)
+                largest = tl.where(x < float("inf"), x, -float("inf"))  # the interpreter warns of tiles of NaN
+                largest = tl.max(tl.reshape(largest, (BLOCK // TILE, TILE)), 1)
                 tl.store(ends + tile, largest.to(tl.float64), mask=tile < TILES)
         row_code = tl.max(code, 0)
         valid = valid & (row_code < 2) & (top > LOWEST)  # the top is LOWEST if all logits are -inf
@@ -235,9 +233,10 @@ def loss_kernel(
             objective = tl.where(near, tl.where(near, nll, 0.0) * ratio, (1 - p_factor) / alpha)
         elif OBJECTIVE == EAFT:
             tl.debug_barrier()
-            entropy = _entropy_of_most_probable(row, vocabulary, ends, top, TILES, TILE, MOST_PROBABLE, SCALE, CAP)
-            entropy = tl.where(entropy > 0, entropy, 1e-37)  # the interpreter warns of the logarithm of 0
-            p_factor = tl.exp(alpha * tl.log(entropy * inverse_largest_entropy))
+            log_entropy = _log_entropy_of_most_probable(
+                row, vocabulary, ends, top, TILES, TILE, MOST_PROBABLE, SCALE, CAP
+            )  # fmt: skip
+            p_factor = tl.exp(alpha * (log_entropy - log_largest_entropy))
             label_share = p_factor
             objective = p_factor * tl.where(p_factor > 0, nll, 0.0)
         elif OBJECTIVE == EXACT:
@@ -308,7 +307,9 @@ def loss_kernel(
             others_log_p = distance_sum - (samples - hits) * log_z
             objective = label_share * tl.where(hits > 0, nll, 0.0) - drawn_share * others_log_p
         else:
-            tl.static_assert(False, "loss_kernel: OBJECTIVE is not implemented")
+            tl.static_assert(
+                False, "loss_kernel: OBJECTIVE is not implemented; SFT, DFT, POWER, EAFT, EXACT and SAMPLED are"
+            )
 
         objective += nll_weight * tl.where(nll_weight > 0, nll, 0.0)
         p_factor += nll_weight
