@@ -153,5 +153,7 @@ def available(device: str = "cpu") -> dict[str, Contender]:
         SAMPLED: ours(DEFAULTS),
         EXACT: ours(OTRConfig(estimator="exact")),
         "ours: dft": ours(OTRConfig(objective="dft")),
+        "ours: power": ours(OTRConfig(objective="power", alpha=0.7)),
+        "ours: eaft": ours(OTRConfig(objective="eaft")),
         "ours: sft": ours(OTRConfig(objective="sft")),
     }
