@@ -126,14 +126,17 @@ def _log_entropy_share(x: Array) -> tuple[float, float]:
     Logits that are wrong by dz make the logarithm wrong by at most dz times this size.
     """
     largest = np.sort(x)[::-1][:20]
-    log_p = np.maximum(largest - np.logaddexp.reduce(largest), -1e30)
-    log_p[0] = -np.log1p(np.exp(largest[1:]).sum())  # exact also where the others are tiny
-    terms = log_p + np.log(-log_p)
-    log_entropy = np.logaddexp.reduce(terms)
-    if log_entropy == -math.inf:
+    if len(largest) == 1:
         return -math.inf, 1.0
+    log_p = np.maximum(largest - np.logaddexp.reduce(largest), -1e30)
+    rest = np.maximum(np.logaddexp.reduce(largest[1:]) - largest[0], -1e30)
+    # log(-log p) of the largest: where the others are tiny, -log p is their sum.
+    log_nll = np.log(-log_p[1:])
+    log_nll = np.concatenate([[rest if rest < -30 else math.log(math.log1p(math.exp(rest)))], log_nll])
+    terms = log_p + log_nll
+    log_entropy = np.logaddexp.reduce(terms)
     share = np.exp(terms - log_entropy)
-    changes = (share * (1 + 1 / np.maximum(-log_p, 1e-9))).sum()  # of the logarithm, if each log p changes by 1
+    changes = (share * (1 + np.exp(np.minimum(-log_nll, 21)))).sum()  # of the logarithm, if each log p changes by 1
     return log_entropy - math.log(math.log(len(largest))), float(abs(log_entropy) + 4 + min(changes, 1e3))
 
 

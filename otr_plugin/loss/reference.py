@@ -71,8 +71,14 @@ def count_draws(q: Tensor, labels: Tensor, uniforms: Tensor) -> Tensor:
 def entropy_weight(log_p: Tensor, alpha: float) -> Tensor:
     """(H / ln n) ** alpha, where H is the entropy of the n = 20 largest of p, renormalised, and ln n its maximum."""
     n = min(20, log_p.shape[-1])
-    log_p = log_p.topk(n).values.log_softmax(-1).clamp(min=-1e30)
-    log_entropy = (log_p + torch.log(-log_p)).logsumexp(-1)  # of - sum p log p, also where p is too small for its dtype
+    largest = log_p.topk(n).values.clamp(min=-1e30)
+    others = largest[..., 1:] - largest[..., :1]
+    # Relative to the largest, H = log(Z) + (sum of e^x (-x)) / Z with Z = 1 + (sum of e^x over the others). It may be
+    # too small for the dtype, so its logarithm is computed.
+    log_sum = others.logsumexp(-1)
+    log_z = torch.nn.functional.softplus(log_sum)
+    log_of_log_z = torch.where(log_sum < -30, log_sum, log_z.log())
+    log_entropy = torch.logaddexp(log_of_log_z, (others + torch.log(-others)).logsumexp(-1) - log_z)
     return torch.exp(alpha * (log_entropy - math.log(math.log(max(n, 2)))))
 
 
