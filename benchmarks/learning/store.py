@@ -70,6 +70,11 @@ def settings(run: Run, base_checksum: str) -> dict[str, Any]:
     return found
 
 
+def _with_later_settings(recorded: dict[str, Any], run: Run) -> dict[str, Any]:
+    """The recorded settings, and the defaults of settings that OTRConfig did not have yet: they change no loss."""
+    return OTRConfig().model_dump(exclude=UNRECORDED_LOSS_SETTINGS) | recorded if run.method else recorded
+
+
 def run_line(run: Run, base_checksum: str, session: int, figures: dict[str, Any]) -> dict[str, Any]:
     return asdict(run) | {"session": session, "config": settings(run, base_checksum), "figures": rounded(figures)}
 
@@ -98,6 +103,6 @@ def results(lines: list[dict[str, Any]], size: Size) -> Results:
         for line in lines:
             if line["size"] == size.name and line.get("kind") not in ("base", "session"):
                 run = Run(**{name: line[name] for name in names})
-                if line["config"] == settings(run, base["print"]):
+                if _with_later_settings(line["config"], run) == settings(run, base["print"]):
                     found.figures[run.key] = line["figures"]
     return found

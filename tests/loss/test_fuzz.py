@@ -32,6 +32,7 @@ PLAIN = Call(
     layout="contiguous",
     bias="normal",
     uniforms="float32",
+    token_weights=None,
     settings={"samples": 8},
     options={},
     needs_grad=("bias", "hidden", "weight"),
