@@ -59,7 +59,7 @@ def of_row(
     match config.objective:
         case "otr":
             tolerance = 2 * dz / config.temperature + 32 * eps  # of a running sum of q
-            q, cuts_are_sure = _rollout(x, config, tolerance, dz)
+            q, cuts_are_sure = _rollout(z, config, tolerance, dz)
             is_sure &= cuts_are_sure
             if config.estimator == "sampled":
                 assert uniforms is not None
@@ -145,24 +145,24 @@ def _sum(weight: Array, values: Array) -> Any:
     return (weight * np.where(weight != 0, values, 0)).sum()
 
 
-def _rollout(x: Array, config: OTRConfig, tolerance: float, dz: float) -> tuple[Array, bool]:
+def _rollout(z: Array, config: OTRConfig, tolerance: float, dz: float) -> tuple[Array, bool]:
     """q [V], and whether rounding does not decide which tokens can be drawn."""
-    q = np.exp(x / config.temperature)
+    q = np.exp((z - z.max()) / config.temperature)
     q /= q.sum()
-    ordered = np.sort(x)[::-1]
-    kept, is_sure = len(x), True
+    ordered = np.sort(z)[::-1]  # not of differences from the largest, which round
+    kept, is_sure = len(z), True
     if config.top_k is not None:
         kept = min(kept, config.top_k)
     if config.top_p < 1:
-        running = np.cumsum(q[np.argsort(-x, kind="stable")])
+        running = np.cumsum(q[np.argsort(-z, kind="stable")])
         crossing = [int((running < config.top_p + shift).sum()) + 1 for shift in (0, -tolerance, tolerance)]
         kept = min(kept, crossing[0])
         # Tokens that are tied with the last one are kept, too, so several crossings may mean the same tokens.
         is_sure = len({ordered[min(kept, c) - 1] for c in crossing}) == 1
     threshold = ordered[kept - 1]
     left_out = ordered[ordered < threshold]
-    is_sure &= dz == 0 or kept == len(x) or not len(left_out) or threshold - left_out[0] > 4 * dz
-    q = np.where(x >= threshold, q, 0)
+    is_sure &= dz == 0 or kept == len(z) or not len(left_out) or threshold - left_out[0] > 4 * dz
+    q = np.where(z >= threshold, q, 0)
     return q / q.sum(), is_sure
 
 
