@@ -146,8 +146,9 @@ def settings(draw: Draw, kernel: str = "auto") -> dict[str, Any]:
     drawn: dict[str, Any] = {"objective": draw(st.sampled_from(["otr"] * 4 + list(OBJECTIVES[1:])))}
     if drawn["objective"] in ("power", "eaft"):
         drawn["alpha"] = draw(st.sampled_from([1.0, 0.7, 1e-6, 2.5, 100.0]) | st.floats(1e-6, 10))
-    drawn["min_label_prob"] = draw(st.sampled_from([0.0, 0.0, 0.0, 1e-30, 0.01, 0.4]))
-    drawn["max_label_prob"] = draw(st.sampled_from([1.0, 1.0, 1.0, 0.5, 0.99]))
+    if draw(st.integers(0, 4)) == 0:
+        drawn["min_label_prob"] = draw(st.sampled_from([0.0, 1e-30, 0.01, 0.4]))
+        drawn["max_label_prob"] = draw(st.sampled_from([1.0, 0.5, 0.99]))
     if drawn["objective"] == "otr":
         drawn["estimator"] = draw(st.sampled_from(["sampled", "sampled", "exact"]))
         if drawn["estimator"] == "sampled":

@@ -101,9 +101,9 @@ def of_row(
         value = -math.expm1(-config.alpha * nll) / config.alpha
         metrics["objective"] = value + _times(config.nll_weight, nll)
         sizes["objective"] += value
-    tolerance = (8 * eps + 2 * dz) * spread[label]
+    error_of_log_p = 2 * dz + 8 * eps * spread[label]
     for threshold in (config.min_label_prob, config.max_label_prob):
-        is_sure &= not 0 < threshold < 1 or abs(p_label - threshold) > tolerance * (p_label + threshold)
+        is_sure &= not 0 < threshold < 1 or abs(log_p[label] - math.log(threshold)) > error_of_log_p
     if not config.min_label_prob <= p_label <= config.max_label_prob and config.has_thresholds:
         token_weight = 0.0
     metrics |= {"weight": weight.sum()}
