@@ -137,10 +137,11 @@ def test_the_judge_sees_other_draws():
     assert case.problem() is not None
 
 
-def test_few_positions_of_a_call_hang_on_a_rounding():
+def test_most_positions_of_a_call_are_compared():
+    """The others hang on a rounding: of large logits, near a cut, or near the number at which they overflow."""
     kept = trained = 0
 
-    @searched(200)
+    @searched(600)
     @given(calls())
     def count(call):
         nonlocal kept, trained
@@ -149,7 +150,7 @@ def test_few_positions_of_a_call_hang_on_a_rounding():
         kept += len(judge.Judge(call, arguments).rows)
 
     count()
-    assert kept / trained > 0.8, f"{kept} of {trained}"
+    assert kept / trained > 2 / 3, f"{kept} of {trained}"
 
 
 def test_the_kept_search_found_nothing():
