@@ -9,7 +9,7 @@ from benchmarks.engines import command as engines
 from benchmarks.faults import command as faults
 from benchmarks.hosts.features import command as features
 from benchmarks.learning import command as learning
-from benchmarks.performance import axolotl_step, fit, gpu, gradient_size, loss, slices
+from benchmarks.performance import axolotl_step, fit, gpu, gradient_size, loss, memory_on_paper, slices
 from benchmarks.quickstart import command as quickstart
 from benchmarks.quickstart import pretrain
 from benchmarks.soak import command as soak
@@ -18,6 +18,7 @@ COMMANDS = {
     "loss": (loss, "time and peak memory of the loss on this machine's CPU"),
     "gpu": (gpu, "time and peak memory of the loss on a GPU, and the bandwidth of its kernel"),
     "fit": (fit, "the longest sequence that trains with 8 to 24 GiB of GPU memory"),
+    "memory": (memory_on_paper, "how right `otr memory` is, on small recipes of every host; also the pages' examples"),
     "axolotl": (axolotl_step, "time and peak memory of a step in the real Axolotl, with and without the plugin"),
     "gradient": (gradient_size, "the size of OTR's gradient beside that of SFT"),
     "features": (features, "which features of the hosts train with OTR as without; it can be resumed"),

@@ -31,7 +31,7 @@ from benchmarks.hosts.features import page as features
 from benchmarks.learning import plan, report, store, tables
 from benchmarks.learning.study import Study
 from benchmarks.paths import RESULTS, ROOT
-from benchmarks.performance import axolotl_step, gradient_size, loss, slices
+from benchmarks.performance import axolotl_step, gradient_size, loss, memory_page, slices
 from benchmarks.quickstart import command as quickstart
 from benchmarks.soak import command as soak
 from otr_plugin import OTRConfig
@@ -243,6 +243,9 @@ RENDERERS: dict[tuple[str, str | None], Callable[[Any], list[str]]] = {
     ("stranger", "check"): _printed_by("check {recipe}"),
     ("stranger", "github"): _printed_by("check {recipe} --format github"),
     ("main", "help"): _printed_by("--help"),
+    ("memory-on-paper", "printed"): memory_page.printed,
+    ("memory-on-paper", None): memory_page.table,
+    ("memory-on-paper", "models"): memory_page.models,
     ("results", "soak"): soak.slopes_of,
     ("results", "soak-metrics"): soak.metrics_of,
     ("results", "features"): features.matrix,

@@ -138,6 +138,7 @@ COMMANDS = {
     "otr remove": "tests/command",
     "otr check": "tests/command",
     "otr check recipe.yaml": "tests/command",
+    "otr memory": "tests/hosts/transformers/test_memory.py",
     "axolotl otr": "tests/hosts/axolotl/test_command.py",
     "python -m benchmarks": "tests/test_package.py",
     'python -c "import otr_plugin"': "tests/test_package.py",

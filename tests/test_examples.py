@@ -20,7 +20,7 @@ def base_of(path):
 
 
 def test_every_host_has_the_three_quickstart_recipes():
-    assert {path.name for path in EXAMPLES.iterdir()} == {*HOSTS, "small", "transformers"}
+    assert {path.name for path in EXAMPLES.iterdir()} == {*HOSTS, "small", "model_configs", "transformers"}
     for host in HOSTS:
         assert {path.name for path in (EXAMPLES / host).glob("quickstart-*.yaml")} == QUICKSTART
 

@@ -5,7 +5,7 @@ This package computes with tensors and imports no model and no host. The calls g
     otr_loss               checks (checks.py), names the metrics
     chunked.LinearLoss     the matrix products and the loop over chunks of positions (chunk size: memory_plan.py; random
                            numbers for the draws: uniforms.py; a slice of the vocabulary: vocabulary.py)
-    dispatch.choose_kernel selects the kernel that computes one chunk
+    dispatch.choose_kernel selects the kernel that computes one chunk, for the device that device.py describes
     compute_chunk          logits of one chunk -> loss, metrics and gradient: torch_kernel.py or triton/launch.py
 
 reference.py is the specification that tests compare the others with.

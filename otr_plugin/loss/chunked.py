@@ -9,7 +9,6 @@ the weight's size.
 
 from __future__ import annotations
 
-import functools
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +18,7 @@ from torch import Tensor
 from otr_plugin.config import OTRConfig
 from otr_plugin.loss import memory_plan, torch_kernel
 from otr_plugin.loss.checks import IGNORE_INDEX
-from otr_plugin.loss.dispatch import choose_kernel
+from otr_plugin.loss.device import Device, device_of
 from otr_plugin.loss.uniforms import Uniforms
 from otr_plugin.loss.vocabulary import Vocabulary
 from otr_plugin.metrics import ROW_METRICS
@@ -59,7 +58,8 @@ class LinearLoss(torch.autograd.Function):
         gemm_weight = weight.to(dtype)
         gemm_bias = None if bias is None else bias.to(dtype)
         needs_grad = [needed and problem.with_grad for needed in ctx.needs_input_grad[:3]]
-        gradients = _Gradients(hidden, weight, bias, needs_grad)
+        device = device_of(hidden)
+        gradients = _Gradients(hidden, weight, bias, needs_grad, device)
 
         # Positions that are not trained enter no matrix product. Their number decides the sizes of tensors, so this
         # is where the CPU waits for a GPU, and the only place.
@@ -67,11 +67,10 @@ class LinearLoss(torch.autograd.Function):
         trained = trained_on_cpu.to(labels.device, non_blocking=True)
         count, vocabulary = len(trained), len(weight)
         all_trained = count == len(labels)
-        kernel = choose_kernel(config.kernel, hidden.device, dtype, tokens)
-        budget = memory_plan.budget(hidden.device)
+        kernel = device.kernel(config.kernel, dtype, tokens)
         # With more draws than tokens, the draws decide: their numbers, copies and sorted copies are of a chunk's size.
         row_bytes = max(vocabulary * dtype.itemsize, BYTES_PER_DRAW * config.samples if config.draws else 0)
-        size = memory_plan.chunk_size(count, row_bytes, config.chunk_tokens, budget)
+        size = memory_plan.chunk_size(count, row_bytes, config.chunk_tokens, device.budget())
         # For copies of the chunk's rows of hidden and of their gradient, and for what sampling allocates per draw.
         temporary_bytes = 4 * dtype.itemsize * hidden.shape[1] + BYTES_PER_DRAW * config.samples
         width = torch_kernel.padded(tokens.columns(vocabulary))
@@ -154,7 +153,10 @@ class _Gradients:
     accumulated in float32.
     """
 
-    def __init__(self, hidden: Tensor, weight: Tensor, bias: Tensor | None, needs_grad: list[bool]) -> None:
+    def __init__(
+        self, hidden: Tensor, weight: Tensor, bias: Tensor | None, needs_grad: list[bool], device: Device
+    ) -> None:
+        self.device = device
         sum_dtype = torch_kernel.precise(hidden.dtype)
         self.hidden = hidden.new_zeros(hidden.shape) if needs_grad[0] else None
         self.weight = weight.new_zeros(weight.shape, dtype=sum_dtype) if needs_grad[1] else None
@@ -165,16 +167,16 @@ class _Gradients:
         if self.hidden is not None:
             self.hidden[positions] = torch.mm(logits_grad, gemm_weight).to(self.hidden.dtype)
         if self.weight is not None:
-            _add_product(self.weight, logits_grad, rows)
+            _add_product(self.weight, logits_grad, rows, self.device)
         if self.bias is not None:
             self.bias += logits_grad.sum(0, dtype=self.bias.dtype)
 
 
-def _add_product(total: Tensor, logits_grad: Tensor, rows: Tensor) -> None:
+def _add_product(total: Tensor, logits_grad: Tensor, rows: Tensor, device: Device) -> None:
     """total += logits_grad.T @ rows, summed in total's dtype even if that of the factors is lower."""
     if logits_grad.dtype == total.dtype:
         total.addmm_(logits_grad.t(), rows)
-    elif _sums_in_float32(total.device, logits_grad.dtype):
+    elif device.sums_in_float32(logits_grad.dtype):
         torch.addmm(total, logits_grad.t(), rows, out_dtype=total.dtype, out=total)
     else:
         # A low-precision product would be rounded in every chunk, so the factors are converted first. Converting one
@@ -184,19 +186,3 @@ def _add_product(total: Tensor, logits_grad: Tensor, rows: Tensor) -> None:
         for start in range(0, len(total), step):
             part = slice(start, start + step)
             total[part].addmm_(logits_grad[:, part].t().to(total.dtype), rows)
-
-
-@functools.cache
-def _sums_in_float32(device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether addmm with float32 output works for factors of this dtype on this device. Tried once, on a small case.
-
-    Older versions of PyTorch and some devices do not support it.
-    """
-    factor = torch.full((64, 64), 1 + torch.finfo(dtype).eps, dtype=dtype, device=device)
-    total = torch.ones(64, 64, device=device)
-    try:
-        torch.addmm(total, factor.t(), factor, out_dtype=torch.float32, out=total)
-    except (RuntimeError, TypeError):  # the device does not support it; this PyTorch does not have the argument
-        return False
-    expected = 1 + factor.float().t() @ factor.float()
-    return bool(torch.allclose(total, expected, rtol=1e-5))

@@ -38,7 +38,12 @@ def chunk_size(count: int, bytes_per_row: int, chunk_tokens: int | str, budget: 
 def budget(device: torch.device) -> int:
     """The number of bytes that the logits of one chunk may take on this device."""
     free = _free_memory(device)
-    return CHUNK_BYTES if free is None else min(CHUNK_BYTES_GPU, free // SHARE_OF_FREE)
+    return CHUNK_BYTES if free is None else budget_of(free)
+
+
+def budget_of(free: int) -> int:
+    """The same, for a GPU on which PyTorch can still allocate so many bytes."""
+    return min(CHUNK_BYTES_GPU, free // SHARE_OF_FREE)
 
 
 def _free_memory(device: torch.device) -> int | None:
