@@ -28,6 +28,7 @@ from otr_plugin.hosts.patching import replace
 from otr_plugin.hosts.recipe_text import RecipeText
 from otr_plugin.hosts.recipes import RecipeError, named_plugins, read_recipe, refuse
 from otr_plugin.hosts.resume import resumed_without_otr
+from otr_plugin.hosts.run_record import remember
 
 
 def patch_load_plugin(module: ModuleType) -> None:
@@ -139,7 +140,9 @@ def patch_prepare_plugins(module: ModuleType) -> None:
             read_recipe(HOST, cfg, text, is_otr=_may_be_otr)  # raises if the command line has replaced `plugins:`
         original(cfg)
         _require_loaded(names, text)
-        if read_recipe(HOST, cfg, text, is_otr=_loaded_otr) is None:
+        if read_recipe(HOST, cfg, text, is_otr=_loaded_otr) is not None:
+            remember("axolotl", {key: cfg[key] for key in cfg if key != "axolotl_config_path"}, cfg.get("output_dir"))
+        else:
             checkpoint = cfg.get("resume_from_checkpoint") or bool(cfg.get("auto_resume_from_checkpoints"))
             if warning := resumed_without_otr(checkpoint, cfg.get("output_dir")):
                 import_module("axolotl.utils.logging").get_logger("axolotl.otr").warning(warning)

@@ -27,6 +27,7 @@ from otr_plugin.hosts.patching import is_marked, marked, replace, trace
 from otr_plugin.hosts.recipe_text import RecipeText
 from otr_plugin.hosts.recipes import conflicts, refuse_conflicts, untried_version
 from otr_plugin.hosts.resume import resumed_without_otr
+from otr_plugin.hosts.run_record import remember
 from otr_plugin.hosts.swift.recipe import (
     CONFIG_FILE,
     IN_MEGATRON,
@@ -34,6 +35,7 @@ from otr_plugin.hosts.swift.recipe import (
     OTHER_LOSSES,
     TRIED,
     read_recipe,
+    resolved_recipe,
     set_in_the_shell,
     settings,
 )
@@ -108,6 +110,7 @@ def check(args: Any) -> bool:
         if wrong:
             problems.append(f"`{key}: {getattr(args, key)}`: {fix}")
     refuse_conflicts(problems, "`loss_type: otr`")
+    remember("swift", resolved_recipe(text, sys.argv[1:], os.environ), args.output_dir)
     return True
 
 

@@ -5,7 +5,7 @@ Imports neither torch nor ms-swift.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import yaml
@@ -15,6 +15,7 @@ from otr_plugin.hosts.mentions import begins_with_otr, is_close_to, mentions_otr
 from otr_plugin.hosts.mistakes import COMMAND_LINE, ENVIRONMENT, duplicates, in_order_of_lines, no_mapping
 from otr_plugin.hosts.recipe_text import Entry, RecipeText, entries, kept, scalars
 from otr_plugin.hosts.recipes import RecipeError, refuse
+from otr_plugin.hosts.run_record import with_options
 
 TRIED = ("4.6.0",)  # versions that the tests run
 LOSS_TYPE = "otr"
@@ -92,6 +93,21 @@ def set_in_the_shell(environment: Mapping[str, str], text: RecipeText) -> list[s
         for name in VARIABLES.keys() & environment.keys()
         if in_file.get(name) != environment[name]
     ]
+
+
+def resolved_recipe(text: RecipeText, words: Sequence[str], environment: Mapping[str, str]) -> dict[str, Any]:
+    """The recipe with what the command line and the shell have changed.
+
+    `words` are those of the process that trains, to which swift's command passes the whole recipe as options; a
+    program that calls swift's functions has other words, and then the file is the recipe.
+    """
+    recipe = dict(text.value) if isinstance(text.value, dict) else {}
+    named = [key for key in recipe if key != BLOCK]
+    if all(f"--{key}" in words for key in named):
+        recipe = with_options(recipe, words)
+    variables = {name: environment.get(name, value) for name, value in text.block(BLOCK).items()}
+    variables |= {name: environment[name] for name in VARIABLES if name in environment}
+    return recipe | ({BLOCK: variables} if variables else {})
 
 
 def problems_in_text(text: RecipeText) -> list[str]:
