@@ -16,28 +16,16 @@ from pathlib import Path
 from typing import Any
 
 # Keys whose values are models or data sets: a folder, a file, or a name on a hub.
-HUB_KEYS = (
+MODEL_KEYS = (
     *("base_model", "base_model_config", "tokenizer_config", "processor_config", "model_name_or_path", "model"),
-    *(
-        "adapter_name_or_path",
-        "lora_model_dir",
-        "adapters",
-        "ref_model",
-        "teacher_model",
-        "reward_model",
-        "resume_from_hub",
-    ),
-    *(
-        "dataset",
-        "datasets",
-        "dataset_name",
-        "eval_dataset",
-        "test_datasets",
-        "val_dataset",
-        "path",
-        "pretraining_dataset",
-    ),
+    *("adapter_name_or_path", "lora_model_dir", "adapters", "ref_model", "teacher_model", "reward_model"),
+    "resume_from_hub",
 )
+DATA_KEYS = (
+    *("dataset", "datasets", "dataset_name", "eval_dataset", "test_datasets", "val_dataset", "path"),
+    "pretraining_dataset",
+)
+HUB_KEYS = (*MODEL_KEYS, *DATA_KEYS)
 HUB_NAME = re.compile(r"^[\w.-]+/[\w.-]+$")
 REVISION_KEYS = ("revision", "revision_of_model", "model_revision", "dataset_revision")
 WRITTEN_KEYS = ("output_dir", "dataset_prepared_path", "logging_dir", "tokenized_path", "cache_dir", "hub_model_id")

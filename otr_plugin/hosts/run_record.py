@@ -21,6 +21,7 @@ from typing import Any
 
 import yaml
 
+from otr_plugin.hosts.patching import trace
 from otr_plugin.hosts.resources import resources_of
 from otr_plugin.hosts.secrets import without_secrets, words_without_secrets
 
@@ -87,7 +88,7 @@ class RunRecord:
                 "folder": str(Path.cwd()),
                 "packages": {"python": platform.python_version()} | versions(),
                 "system": {"system": platform.system(), "release": platform.release(), "machine": platform.machine()},
-                "resources": [] if recipe is None else _resources(recipe),
+                "resources": [] if recipe is None else _resources(cleaned),
                 **facts(),
             }
 
@@ -107,6 +108,7 @@ class RunRecord:
             part = self.path.with_name(f".{RECORD_FILE}.part")
             part.write_text(text, encoding="utf-8")
             part.replace(self.path)
+            trace(f"wrote {self.path}")
         except Exception as error:  # of any type: a library's object may not be as expected
             self.warn(
                 f"otr: {self.path} could not be written, so that `otr share` will lack it; training goes on: {error!r}"

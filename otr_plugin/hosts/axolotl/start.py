@@ -141,13 +141,21 @@ def patch_prepare_plugins(module: ModuleType) -> None:
         original(cfg)
         _require_loaded(names, text)
         if read_recipe(HOST, cfg, text, is_otr=_loaded_otr) is not None:
-            remember("axolotl", {key: cfg[key] for key in cfg if key != "axolotl_config_path"}, cfg.get("output_dir"))
+            remember("axolotl", _without_commands_own(cfg, text), cfg.get("output_dir"))
         else:
             checkpoint = cfg.get("resume_from_checkpoint") or bool(cfg.get("auto_resume_from_checkpoints"))
             if warning := resumed_without_otr(checkpoint, cfg.get("output_dir")):
                 import_module("axolotl.utils.logging").get_logger("axolotl.otr").warning(warning)
 
     replace(module, "prepare_plugins", prepare_plugins, "an error for recipes in which OTR would be misread")
+
+
+def _without_commands_own(cfg: Any, text: RecipeText) -> dict[str, Any]:
+    """The recipe without what Axolotl's commands add to it, which are options and no keys."""
+    written = {entry.key for entry in text.top()}
+    options = getattr(import_module("axolotl.cli.args"), "TrainerCliArgs", None)
+    added = {"axolotl_config_path", *getattr(options, "__dataclass_fields__", ())} - written
+    return {key: cfg[key] for key in cfg if key not in added}
 
 
 def _may_be_otr(name: Any) -> bool:

@@ -105,8 +105,9 @@ def resolved_recipe(text: RecipeText, words: Sequence[str], environment: Mapping
     named = [key for key in recipe if key != BLOCK]
     if all(f"--{key}" in words for key in named):
         recipe = with_options(recipe, words)
-    variables = {name: environment.get(name, value) for name, value in text.block(BLOCK).items()}
-    variables |= {name: environment[name] for name in VARIABLES if name in environment}
+    variables = text.block(BLOCK)
+    shell = {name: environment[name] for name in (*variables, *VARIABLES) if name in environment}
+    variables |= {name: value for name, value in shell.items() if value != str(variables.get(name))}
     return recipe | ({BLOCK: variables} if variables else {})
 
 

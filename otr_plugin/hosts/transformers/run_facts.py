@@ -18,6 +18,7 @@ def at_start(config: OTRConfig, seed_of_draws: int, args: Any, state: Any, given
     """`given` is what transformers passes to a callback: the model, the processing_class, the train_dataloader."""
     model, tokenizer = given.get("model"), given.get("processing_class") or given.get("tokenizer")
     data = getattr(given.get("train_dataloader"), "dataset", None)
+    data = getattr(data, "dataset", data)  # ms-swift's, which tokenises when a row is needed
     return {
         "otr": config.model_dump(),
         "seeds": {"seed": args.seed, "data_seed": args.data_seed, "draws": seed_of_draws},
