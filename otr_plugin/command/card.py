@@ -35,7 +35,7 @@ def card(described: Mapping[str, Any], host: str, has_twin: bool) -> str:
             "",
             "## Placeholders",
             "",
-            "Paths of the author's machine. Before a run, put what it reads there, or a link; what it writes comes there.",
+            "Paths of the author's machine. Put what the run reads there, or a link; the run writes the rest.",
         ]
         lines += ["", *_table(["placeholder", "where the recipe has it"], rows)]
     lines += ["", "## Run it again", ""]

@@ -25,7 +25,7 @@ from otr_plugin.command.placeholders import Placeholders
 from otr_plugin.command.recipes import RecipeHost, host_of, recipe_of
 from otr_plugin.hosts.recipe_text import RecipeText
 from otr_plugin.hosts.resources import DATA_KEYS, MODEL_KEYS, Resource, resource_named, resources_of, sha256
-from otr_plugin.hosts.resume import last_checkpoint, settings_in_checkpoint
+from otr_plugin.hosts.resume import STATE_FILE, last_checkpoint, settings_in_checkpoint
 from otr_plugin.hosts.run_record import RECORD_FILE
 from otr_plugin.hosts.secrets import without_secrets, words_without_secrets
 
@@ -121,6 +121,17 @@ def _json(path: Path) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise Failure(f"{path}: is no JSON of a run: remove it, or name another folder", UNREADABLE)
     return found
+
+
+def _last_line(path: Path) -> dict[str, Any]:
+    """The last line of a file of JSON lines, in which ms-swift sums a run up; {} without one."""
+    if not path.is_file() or path.stat().st_size > MOST_BYTES:
+        return {}
+    try:
+        found = json.loads(path.read_bytes().splitlines()[-1])
+    except (ValueError, IndexError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _described(run: Run, recipe: dict[str, Any], places: Placeholders) -> dict[str, Any]:
@@ -230,13 +241,14 @@ def _settings(run: Run, checkpoint: Path | None) -> dict[str, Any] | None:
 
 
 def _log(run: Run, checkpoint: Path | None) -> list[Any]:
-    """The log of the run: that of trainer_state.json, or else the last entries in the record."""
-    for folder in (run.folder, checkpoint):
-        history = _json(folder / "trainer_state.json").get("log_history") if folder else None
+    """The log of the run: that of trainer_state.json or of ms-swift, or else the last entries in the record."""
+    states = [_json(folder / STATE_FILE) for folder in (run.folder, checkpoint) if folder]
+    for state in (*states, _last_line(run.folder / "logging.jsonl")):
+        history = state.get("log_history")
         if isinstance(history, list) and history:
             every = -(-len(history) // MOST_ENTRIES)
             return history if every == 1 else [*history[::every], history[-1]]
-    run.missing.append("the log: there is no trainer_state.json")
+    run.missing.append(f"the log: there is no {STATE_FILE}")
     return [each for each in (run.record.get("last_train_log"), run.record.get("last_eval_log")) if each]
 
 

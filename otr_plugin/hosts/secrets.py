@@ -13,7 +13,7 @@ SECRETS = (
     re.compile(r"\bAKIA[A-Z0-9]{16}\b"),
     re.compile(r"\bwandb_v\d_\w{16,}"),
     re.compile(r"\beyJ[\w-]{10,}\.eyJ[\w.-]{10,}"),  # a JSON web token
-    # A key of Weights & Biases. A commit has the same form: it stands below COMMIT_KEYS, or in a path of the hub's cache.
+    # A key of Weights & Biases. A commit has the same form, below COMMIT_KEYS or in a path of the hub's cache.
     re.compile(r"(?<![0-9a-fA-F])(?<!snapshots/)[0-9a-f]{40}(?![0-9a-fA-F])"),
 )
 SECRET_KEYS = re.compile(
