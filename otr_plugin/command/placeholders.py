@@ -92,5 +92,7 @@ def _name_of(path: str) -> str:
         or (len(parts) == 1 and parts[0].startswith("~"))
         or (len(parts) <= 3 and parts[-2:-1] and parts[-2] in ("home", "Users"))
     )
+    if parts[-2:-1] == ["snapshots"]:  # of the hub's cache: models--org--name/snapshots/COMMIT
+        parts = parts[:-2]
     name = re.sub(r"[^\w.-]+", "-", parts[-1]).strip("-.") if parts and not is_home else ""
     return name or "folder"

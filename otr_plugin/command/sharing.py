@@ -164,20 +164,13 @@ def _described(run: Run, recipe: dict[str, Any], places: Placeholders) -> dict[s
         "secrets_removed_from": run.removed,
         "missing": run.missing,
     }
-    cleaned: dict[str, Any] = places.in_value(_without_secrets(own))
+    cleaned: dict[str, Any] = places.in_value(without_secrets(own)[0])
     return {
         "schema_version": SCHEMA_VERSION,
         **cleaned,
         "placeholders": {name: keys for name, keys in places.keys.items() if keys},
         "made_by": f"otr-plugin {__version__}",
     }
-
-
-def _without_secrets(own: dict[str, Any]) -> dict[str, Any]:
-    """The document without secrets, but with the commits and hashes that it is made for."""
-    meta = own["meta_info"]
-    cleaned: dict[str, Any] = without_secrets({name: each for name, each in own.items() if name != "meta_info"})[0]
-    return cleaned | {"meta_info": meta}
 
 
 def _train_info(run: Run, checkpoint: Path | None) -> dict[str, Any]:

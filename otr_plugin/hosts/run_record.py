@@ -102,17 +102,19 @@ class RunRecord:
 
     def _write(self, document: Callable[[], dict[str, Any]]) -> None:
         try:
-            self.document = document()
-            text = json.dumps(_plain(self.document), indent=2, ensure_ascii=False) + "\n"
+            found = document()
+            text = json.dumps(_plain(found), indent=2, ensure_ascii=False) + "\n"
             self.path.parent.mkdir(parents=True, exist_ok=True)
             part = self.path.with_name(f".{RECORD_FILE}.part")
             part.write_text(text, encoding="utf-8")
             part.replace(self.path)
-            trace(f"wrote {self.path}")
         except Exception as error:  # of any type: a library's object may not be as expected
             self.warn(
-                f"otr: {self.path} could not be written, so that `otr share` will lack it; training goes on: {error!r}"
+                f"otr: {self.path} could not be written, and `otr share` will lack it; training goes on: {error!r}"
             )
+        else:
+            self.document = found
+            trace(f"wrote {self.path}")
 
 
 def versions() -> dict[str, str]:

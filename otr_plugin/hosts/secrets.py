@@ -13,14 +13,14 @@ SECRETS = (
     re.compile(r"\bAKIA[A-Z0-9]{16}\b"),
     re.compile(r"\bwandb_v\d_\w{16,}"),
     re.compile(r"\beyJ[\w-]{10,}\.eyJ[\w.-]{10,}"),  # a JSON web token
-    # A key of Weights & Biases. A commit has the same form, below COMMIT_KEYS or in a path of the hub's cache.
+    # A key of Weights & Biases. A commit has the same form: it is a revision, or in a path of the hub's cache.
     re.compile(r"(?<![0-9a-fA-F])(?<!snapshots/)[0-9a-f]{40}(?![0-9a-fA-F])"),
 )
 SECRET_KEYS = re.compile(
-    r"(?i)(api_?key|access_?key(_?id)?|secret_?key|private_?key|(auth|access|hf|hub|use_auth|session)_?token"
+    r"(?i)((api|access|secret|private)[_-]?key([_-]?id)?|(auth|access|hf|hub|session)[_-]?token"
     r"|secret|passw(or)?d|credentials?)$"
 )
-COMMIT_KEYS = ("revision", "revision_of_model", "model_revision")
+COMMIT_KEYS = ("revision", "revision_of_model", "model_revision", "dataset_revision", "sha")
 # Parts of an address that give access: a user's name and password, and a signed query.
 IN_ADDRESS = re.compile(
     r"(?<=://)[^/\s@]+@|\?[^\s\"']*\b(?:token|sig|signature|credential|key|x-amz-[\w-]+)=[^\s\"']*", re.IGNORECASE

@@ -18,7 +18,13 @@ from tests.command.driver import otr
 PROJECT = noxfile.PYPROJECT["project"]
 VERBS = sorted(command.list_commands(None))
 RECIPE = "base_model: m\nsequence_len: 64\n"
-WORDS = {"add": ["recipe.yaml"], "remove": ["recipe.yaml"], "check": ["recipe.yaml"], "doctor": []}
+WORDS = {
+    "add": ["recipe.yaml"],
+    "remove": ["recipe.yaml"],
+    "check": ["recipe.yaml"],
+    "doctor": [],
+    "share": [".", "-o", "shared", "--recipe", "recipe.yaml"],
+}
 
 
 def test_the_verbs_are_the_modules_of_their_folder():
