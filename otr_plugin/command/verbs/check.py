@@ -13,7 +13,9 @@ import click
 from otr_plugin.command.console import CANNOT_TELL, GOOD, HOST_NAMES, PROBLEM, UNREADABLE, Failure, emit, table, verb
 
 if TYPE_CHECKING:
+    from otr_plugin.command.gpus import GPU
     from otr_plugin.command.strangers import Finding
+    from otr_plugin.hosts.recipe_text import RecipeText
 
 
 @dataclass
@@ -42,12 +44,24 @@ class Report:
 @click.option("--format", "style", type=click.Choice(["text", "github", "json"]), default="text", show_default=True)
 @click.option("--strict", is_flag=True, help="Warnings are problems.")
 @click.option("--host", type=click.Choice(HOST_NAMES), help="The host, if the recipes' keys do not tell.")
-def command(recipes: tuple[Path, ...], level: str, style: str, strict: bool, host: str | None, as_json: bool) -> int:
+@click.option("--gpu", "gpu_name", metavar="NAME", help="Check for this GPU, such as rtx4090, whatever is here.")
+def command(
+    recipes: tuple[Path, ...],
+    level: str,
+    style: str,
+    strict: bool,
+    host: str | None,
+    gpu_name: str | None,
+    as_json: bool,
+) -> int:
     """Check that RECIPE trains as it reads, and list what it would fetch, run or reveal.
 
     The static level only reads: nothing that a recipe names is imported or run.
     """
-    reports = [_report(path, level, strict, host) for path in recipes]
+    from otr_plugin.command.gpus import gpu_named
+
+    gpu = None if gpu_name is None else gpu_named(gpu_name)
+    reports = [_report(path, level, strict, host, gpu) for path in recipes]
     code = next(
         (code for code in (UNREADABLE, PROBLEM, CANNOT_TELL) if any(r.exit_code == code for r in reports)), GOOD
     )
@@ -59,8 +73,8 @@ def command(recipes: tuple[Path, ...], level: str, style: str, strict: bool, hos
     return code
 
 
-def _report(path: Path, level: str, strict: bool, chosen: str | None) -> Report:
-    from otr_plugin.command import files, host_level, recipes, strangers
+def _report(path: Path, level: str, strict: bool, chosen: str | None, gpu: GPU | None) -> Report:
+    from otr_plugin.command import files, host_level, on_gpu, recipes, strangers
     from otr_plugin.hosts.recipes import OtherLossError, RecipeError, conflicts
 
     report = Report(str(path))
@@ -76,15 +90,16 @@ def _report(path: Path, level: str, strict: bool, chosen: str | None) -> Report:
             report.settings = None if config is None else config.model_dump()
         except OtherLossError as error:
             report.problems = sorted(
-                (_problem(each, path.name) for each in error.conflicts), key=lambda each: each["line"] or 0
+                (_problem(each, text) for each in error.conflicts), key=lambda each: each["line"] or 0
             )
         except RecipeError as error:
             others = conflicts(recipes.recipe_of(text), host.other_losses, text) if host.is_named_in(text) else []
-            report.problems = [_problem(each, path.name) for each in (*error.problems, *others)]
-        if level == "host" and not report.problems:
-            refusal = host_level.problem_of(host, recipes.recipe_of(text), path)
-            if refusal is not None:
-                report.problems = [{"line": None, "message": f"{host.title} refuses the recipe: {refusal}"}]
+            report.problems = [_problem(each, text) for each in (*error.problems, *others)]
+        if level != "static" and not report.problems:
+            found_by_host = host_level.problems_of(host, recipes.recipe_of(text), path, gpu)
+            report.problems = [_problem(each, text) for each in found_by_host]
+        if gpu is not None:
+            report.problems += [_problem(each, text) for each in on_gpu.problems(recipes.recipe_of(text), gpu)]
     except Failure as failure:
         report.error, report.exit_code = failure.message, failure.exit_code
         return report
@@ -92,10 +107,13 @@ def _report(path: Path, level: str, strict: bool, chosen: str | None) -> Report:
     return report
 
 
-def _problem(message: str, name: str) -> dict[str, Any]:
-    """The line and the rest of a message that begins with its place."""
-    place = re.match(rf"{re.escape(name)}:(\d+): ", message)
-    return {"line": int(place[1]), "message": message[place.end() :]} if place else {"line": None, "message": message}
+def _problem(message: str, text: RecipeText) -> dict[str, Any]:
+    """The line and the rest of a message that begins with its place, or with a key."""
+    place = re.match(rf"{re.escape(text.name)}:(\d+): ", message)
+    if place:
+        return {"line": int(place[1]), "message": message[place.end() :]}
+    key = re.match(r"`([^`:\s]+): ", message)
+    return {"line": text.line_of(key[1]) if key else None, "message": message}
 
 
 def _place(path: str, line: int | None) -> str:

@@ -33,6 +33,40 @@ OTHER_LOSSES = {
     "label_smoothing_factor": "set it to 0: with label smoothing the trainer computes the loss",
 }
 
+NO_WEIGHTS = "OTR has no token weights"
+# Keys of which one value leaves the loss to OTR; the values that do, and the fix for all others.
+ONLY_VALUES: dict[str, tuple[tuple[Any, ...], str]] = {
+    "task_type": (("causal_lm",), "set it to causal_lm: the others have losses of their own"),
+    "tuner_backend": (("peft",), "set it to peft: Unsloth computes the loss without calling the model's head"),
+    "sequence_parallel_size": ((1,), "set it to 1: sequence parallelism computes the loss from whole logits"),
+    "acc_strategy": (
+        ("token",),
+        "set it to token: the other counts sequences whose tokens are all right, from whole logits",
+    ),
+    "is_binary_loss_scale": ((True,), f"remove it: {NO_WEIGHTS}"),
+}
+WEIGHTED = ("agentflan", "alpha_umi", "hermes", "qwen", "react")  # loss scales with weights other than 0 and 1
+
+
+def other_losses(arguments: Mapping[str, Any], weighs: bool | None = None) -> list[str]:
+    """A problem for each argument, of a recipe or parsed, whose value makes swift compute the loss.
+
+    `weighs` is whether the loss scale has other weights than 0 and 1; without it, the names of swift's own decide.
+    """
+    problems = []
+    for key, (allowed, fix) in ONLY_VALUES.items():
+        value = arguments.get(key)
+        if value is not None and value not in allowed:
+            problems.append(f"`{key}: {value}`: {fix}")
+    scale = arguments.get("loss_scale")
+    if weighs is None:
+        weighs = arguments.get("is_binary_loss_scale") is None and bool(set(str(scale).split("+")) & set(WEIGHTED))
+    if weighs:
+        problems.append(
+            f"`loss_scale: {scale}`: choose one of zeros and ones, such as default or last_round: {NO_WEIGHTS}"
+        )
+    return problems
+
 
 def read_recipe(loss_type: Any, text: RecipeText, environment: Mapping[str, str]) -> OTRConfig | None:
     """Return the config of a recipe with OTR, and None for one without. Anything in between raises a RecipeError.
