@@ -127,12 +127,17 @@ def _trl(recipe: dict[str, Any], path: Path, gpu: GPU | None) -> list[str]:
 
 
 def _swift(recipe: dict[str, Any], path: Path, gpu: GPU | None) -> list[str]:
+    swift_arguments(path)
+    return []
+
+
+def swift_arguments(path: Path) -> Any:
     words = [str(path)]
     import_module("swift.cli.main").parse_yaml_args(words)
-    _, rest = import_module("swift.utils").parse_args(import_module("swift.arguments").SftArguments, words)
+    args, rest = import_module("swift.utils").parse_args(import_module("swift.arguments").SftArguments, words)
     if rest:
         raise ValueError(f"unknown keys: {' '.join(rest)}")
-    return []
+    return args
 
 
 def _dropped(key: str, value: Any, known: Iterable[str], title: str) -> str:

@@ -14,6 +14,7 @@ from otr_plugin.command.console import CANNOT_TELL, GOOD, HOST_NAMES, PROBLEM, U
 
 if TYPE_CHECKING:
     from otr_plugin.command.gpus import GPU
+    from otr_plugin.command.recipes import RecipeHost
     from otr_plugin.command.strangers import Finding
     from otr_plugin.hosts.recipe_text import RecipeText
 
@@ -28,6 +29,7 @@ class Report:
     problems: list[dict[str, Any]] = field(default_factory=list)  # line and message
     warnings: list[Finding] = field(default_factory=list)
     notes: list[Finding] = field(default_factory=list)
+    data: dict[str, Any] | None = None  # figures of some rows, at the level data
     error: str | None = None  # why nothing could be found
     exit_code: int = GOOD
 
@@ -36,10 +38,11 @@ class Report:
 @click.argument("recipes", type=click.Path(path_type=Path), nargs=-1, required=True, metavar="RECIPE...")
 @click.option(
     "--level",
-    type=click.Choice(["static", "host"]),
+    type=click.Choice(["static", "host", "data"]),
     default="static",
     show_default=True,
-    help="Read the text, or use the host's own parser too. The latter imports what the recipe names.",
+    help="Read the text; or use the host's own parser too, which imports what the recipe names; or let the host also "
+    "tokenise some rows.",
 )
 @click.option("--format", "style", type=click.Choice(["text", "github", "json"]), default="text", show_default=True)
 @click.option("--strict", is_flag=True, help="Warnings are problems.")
@@ -98,6 +101,8 @@ def _report(path: Path, level: str, strict: bool, chosen: str | None, gpu: GPU |
         if level != "static" and not report.problems:
             found_by_host = host_level.problems_of(host, recipes.recipe_of(text), path, gpu)
             report.problems = [_problem(each, text) for each in found_by_host]
+        if level == "data" and not report.problems:
+            _read_data(report, host, text, path)
         if gpu is not None:
             report.problems += [_problem(each, text) for each in on_gpu.problems(recipes.recipe_of(text), gpu)]
     except Failure as failure:
@@ -105,6 +110,15 @@ def _report(path: Path, level: str, strict: bool, chosen: str | None, gpu: GPU |
         return report
     report.exit_code = PROBLEM if report.problems or (strict and report.warnings) else GOOD
     return report
+
+
+def _read_data(report: Report, host: RecipeHost, text: RecipeText, path: Path) -> None:
+    from otr_plugin.command import data_level, recipes
+
+    data = data_level.data_of(host, recipes.recipe_of(text), path)
+    report.data = asdict(data) | {"share": round(data.share, 4)}
+    report.problems += [_problem(each, text) for each in data_level.problems(data)]
+    report.warnings += data_level.warnings(data, report.settings, text)
 
 
 def _problem(message: str, text: RecipeText) -> dict[str, Any]:
@@ -136,6 +150,9 @@ def _show(report: Report) -> None:
             click.echo(f"{report.recipe}: {title}, trains without OTR. `otr add {report.recipe}` adds it")
         else:
             click.echo(f"{report.recipe}: {title}, trains with OTR: {_settings(report.settings)}")
+    if report.data is not None:
+        click.echo()
+        table(f"Rows of {report.recipe}", ["what", "found"], _data_rows(report.data))
     found = [*report.warnings, *report.notes]
     if found:
         rows = [
@@ -143,6 +160,19 @@ def _show(report: Report) -> None:
         ]
         click.echo()
         table(f"Read before you run {report.recipe}", ["line", "it", "found", "what to do"], rows)
+
+
+def _data_rows(data: dict[str, Any]) -> list[list[str]]:
+    shown = {
+        "rows": f"{data['rows']:,}",
+        "rows that the host dropped": data["rows_dropped"],
+        f"rows of the greatest length, {data['limit']}": data["rows_at_the_limit"],
+        "rows without a trained token": data["rows_without_trained_token"],
+        "tokens": f"{data['tokens']:,}",
+        "trained tokens": f"{data['trained_tokens']:,} ({data['share']:.0%})",
+        "trained tokens that are new to the model": data["new_labels"],
+    }
+    return [[name, str(value)] for name, value in shown.items() if value is not None]
 
 
 def _settings(settings: dict[str, Any]) -> str:
