@@ -11,12 +11,14 @@ COMMANDS = {
     "trl": "trl sft --config {}",
     "swift": "swift sft {}",
 }
+METHOD = "One-Token Rollout ([arXiv 2509.26313](https://arxiv.org/abs/2509.26313)), by otr-plugin"
 FIGURES = ("loss", "eval_loss", "otr/objective", "otr/reward", "otr/hit_rate", "otr/unsampled", "otr/accuracy")
 
 
 def card(described: Mapping[str, Any], host: str, has_twin: bool) -> str:
     run, train, meta = (described[name] for name in ("run_info", "train_info", "meta_info"))
-    lines = [f"# {_cell(run['experiment_name'])}", "", _summary(run, host), ""]
+    method = "" if run["otr_config"] is None else f" with {METHOD}"
+    lines = [f"# {_cell(run['experiment_name'])}", "", f"A run of {host}{method}.", ""]
     lines += _table(["", ""], _facts(run, train, meta, host))
     last = next((each for each in reversed(train["metrics"]) if isinstance(each, dict) and "loss" in each), {})
     evaluated = next(
@@ -50,14 +52,6 @@ def card(described: Mapping[str, Any], host: str, has_twin: bool) -> str:
         if items:
             lines += ["", f"## {title}", "", *(f"- {_cell(each)}" for each in items)]
     return "\n".join(lines) + "\n"
-
-
-def _summary(run: Mapping[str, Any], host: str) -> str:
-    if run["otr_config"] is None:
-        return f"A run of {host}."
-    return (
-        f"A run of {host} with One-Token Rollout ([arXiv 2509.26313](https://arxiv.org/abs/2509.26313)), by otr-plugin."
-    )
 
 
 def _facts(run: Mapping[str, Any], train: Mapping[str, Any], meta: Mapping[str, Any], host: str) -> list[list[str]]:

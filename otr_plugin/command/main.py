@@ -30,6 +30,7 @@ Examples:
   otr add recipe.yaml -o otr.yaml     the recipe with OTR, in a new file
   otr check otr.yaml                  whether it trains as it reads
   otr remove otr.yaml --in-place      the recipe as it was
+  otr share outputs/run -o shared     what a finished run was, for others
 
 \b
 Exit codes: 0 good, 1 a problem was found, 2 wrong usage or unreadable file, 3 cannot tell.

@@ -26,6 +26,7 @@ DATA_KEYS = (
     "pretraining_dataset",
 )
 HUB_KEYS = (*MODEL_KEYS, *DATA_KEYS)
+LISTED_KEYS = ("dataset", "eval_dataset")  # of LLaMA-Factory: names in dataset_info.json
 HUB_NAME = re.compile(r"^[\w.-]+/[\w.-]+$")
 REVISION_KEYS = ("revision", "revision_of_model", "model_revision", "dataset_revision")
 WRITTEN_KEYS = ("output_dir", "dataset_prepared_path", "logging_dir", "tokenized_path", "cache_dir", "hub_model_id")
@@ -38,7 +39,7 @@ class Resource:
 
     key: str
     name: str
-    kind: str  # file, folder, hub
+    kind: str  # file, folder, hub; path: it is not here
     path: Path | None = None  # where it is here
     revision: str | None = None  # the commit of a hub
     files: dict[str, dict[str, Any]] | None = field(default_factory=dict)
@@ -64,8 +65,10 @@ def resource_named(key: str, name: str, revision: str | None, folder: Path) -> R
             return Resource(key, name, "folder", path, files=_files_below(path))
     except (OSError, ValueError, RuntimeError):  # a text that is no path, or the home of nobody
         return None
-    if revision is None or not HUB_NAME.match(name):
+    if revision is None or "/" not in name:
         return None
+    if not HUB_NAME.match(name):
+        return Resource(key, name, "path")
     for kind in ("models", "datasets"):
         cached = _cache() / f"{kind}--{name.replace('/', '--')}"
         commit = _commit(cached, revision)
@@ -96,7 +99,7 @@ def _named(value: Any, key: str, at: str, revision: str | None) -> Iterator[tupl
     elif isinstance(value, str) and 0 < len(value) < 1000 and "\n" not in value:
         if key in HUB_KEYS:
             yield at, re.sub(r"^(HF|MS)::", "", value.partition("#")[0]), revision  # as ms-swift writes them
-        elif "/" in value:
+        elif "/" in value or "." in value:
             yield at, value, None
 
 
@@ -111,7 +114,7 @@ def _of_llamafactory(recipe: Mapping[str, Any], folder: Path) -> Iterator[tuple[
     except (OSError, ValueError):
         return
     yield "dataset_dir", f"{where}/dataset_info.json", None
-    for key in ("dataset", "eval_dataset"):
+    for key in LISTED_KEYS:
         names = recipe.get(key) or []
         for name in names.split(",") if isinstance(names, str) else names:
             entry = entries.get(str(name).strip()) if isinstance(entries, dict) else None

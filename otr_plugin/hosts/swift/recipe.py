@@ -33,7 +33,6 @@ OTHER_LOSSES = {
     "label_smoothing_factor": "set it to 0: with label smoothing the trainer computes the loss",
 }
 
-NO_WEIGHTS = "OTR has no token weights"
 # Keys of which one value leaves the loss to OTR; the values that do, and the fix for all others.
 ONLY_VALUES: dict[str, tuple[tuple[Any, ...], str]] = {
     "task_type": (("causal_lm",), "set it to causal_lm: the others have losses of their own"),
@@ -43,7 +42,7 @@ ONLY_VALUES: dict[str, tuple[tuple[Any, ...], str]] = {
         ("token",),
         "set it to token: the other counts sequences whose tokens are all right, from whole logits",
     ),
-    "is_binary_loss_scale": ((True,), f"remove it: {NO_WEIGHTS}"),
+    "is_binary_loss_scale": ((True,), "remove it: OTR has no token weights"),
 }
 WEIGHTED = ("agentflan", "alpha_umi", "hermes", "qwen", "react")  # loss scales with weights other than 0 and 1
 
@@ -63,7 +62,8 @@ def other_losses(arguments: Mapping[str, Any], weighs: bool | None = None) -> li
         weighs = arguments.get("is_binary_loss_scale") is None and bool(set(str(scale).split("+")) & set(WEIGHTED))
     if weighs:
         problems.append(
-            f"`loss_scale: {scale}`: choose one of zeros and ones, such as default or last_round: {NO_WEIGHTS}"
+            f"`loss_scale: {scale}`: choose one of zeros and ones, such as default or last_round: OTR has no token "
+            "weights"
         )
     return problems
 
