@@ -139,6 +139,7 @@ COMMANDS = {
     "otr check": "tests/command",
     "otr check recipe.yaml": "tests/command",
     "otr share": "tests/command/test_share.py",
+    "otr share --verify": "tests/command/test_share.py",
     "axolotl otr": "tests/hosts/axolotl/test_command.py",
     "python -m benchmarks": "tests/test_package.py",
     'python -c "import otr_plugin"': "tests/test_package.py",
