@@ -151,5 +151,5 @@ def _as_words(value: Any) -> list[str]:
 def _yaml(word: str) -> Any:
     try:
         return yaml.safe_load(word)
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError):  # ValueError: a date such as 2026-13-01
         return word

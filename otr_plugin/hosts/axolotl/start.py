@@ -153,7 +153,7 @@ def patch_prepare_plugins(module: ModuleType) -> None:
 def _without_commands_own(cfg: Any, text: RecipeText) -> dict[str, Any]:
     """The recipe without what Axolotl's commands add to it, which are options and no keys."""
     written = {entry.key for entry in text.top()}
-    options = getattr(import_module("axolotl.cli.args"), "TrainerCliArgs", None)
+    options = getattr(sys.modules.get("axolotl.cli.args"), "TrainerCliArgs", None)
     added = {"axolotl_config_path", *getattr(options, "__dataclass_fields__", ())} - written
     return {key: cfg[key] for key in cfg if key not in added}
 

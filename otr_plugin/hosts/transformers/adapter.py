@@ -175,7 +175,7 @@ class StepCallback(TrainerCallback):
         if resumed and (warning := changed_settings(state.stateful_callbacks, config, seed)):
             self.log.warning(warning)
         state.stateful_callbacks[STATE_KEY] = to_save(config, seed)  # saved with every checkpoint
-        if state.is_world_process_zero:
+        if state.is_world_process_zero and args.output_dir:
             self.record = RunRecord(args.output_dir, self.log.warning)
             self.record.start(lambda: run_facts.at_start(config, seed, args, state, given))
 

@@ -5,13 +5,17 @@ from __future__ import annotations
 import hashlib
 import os
 import platform
-import resource
 import sys
 from typing import Any
 
 import torch
 
 from otr_plugin.config import OTRConfig
+
+try:
+    import resource
+except ImportError:  # on Windows
+    resource = None  # type: ignore[assignment]
 
 
 def at_start(config: OTRConfig, seed_of_draws: int, args: Any, state: Any, given: dict[str, Any]) -> dict[str, Any]:
@@ -56,8 +60,10 @@ def _hardware(args: Any) -> dict[str, Any]:
 
 def _peak_memory() -> dict[str, int]:
     """In bytes, of this process; that of the device by PyTorch's own count."""
-    unit = 1 if sys.platform == "darwin" else 1024
-    found = {"process": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit}
+    found = {}
+    if resource is not None:
+        unit = 1 if sys.platform == "darwin" else 1024
+        found["process"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
     if torch.cuda.is_available() and torch.cuda.is_initialized():
         found |= {
             "device_allocated": torch.cuda.max_memory_allocated(),
