@@ -87,7 +87,7 @@ class RunRecord:
                 "command": words_without_secrets([Path(sys.argv[0]).name, *sys.argv[1:]]),
                 "folder": str(Path.cwd()),
                 "packages": {"python": platform.python_version()} | versions(),
-                "system": {"system": platform.system(), "release": platform.release(), "machine": platform.machine()},
+                "system": {"system": sys.platform, "release": platform.release(), "machine": platform.machine()},
                 "resources": [] if recipe is None else _resources(cleaned),
                 **facts(),
             }

@@ -49,7 +49,7 @@ def at_end(state: Any) -> dict[str, Any]:
 
 
 def _hardware(args: Any) -> dict[str, Any]:
-    found: dict[str, Any] = {"device": str(args.device), "processor": platform.processor() or platform.machine()}
+    found: dict[str, Any] = {"device": str(args.device), "processor": platform.machine()}
     found["cores"] = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     if args.device.type == "cuda":
         properties = torch.cuda.get_device_properties(args.device)
