@@ -89,6 +89,8 @@ def test_a_run_is_shared_and_verified(host, tmp_path, monkeypatch):
     assert [entry["loss"] for entry in described["train_info"]["metrics"]] == [2.0, 1.5]
     files = described["meta_info"]["model_info"]["model"]["files"]
     assert files.keys() == {"config.json", "model.safetensors"}
+    data = described["meta_info"]["dataset_info"]
+    assert [bool(source["files"]) for source in data.values()] == [host != "trl"] * len(data) != []
     assert "-0.2" in texts["README.md"]
     for recipe in ("recipe.yaml", "recipe-without-otr.yaml"):
         assert otr("check", Path("shared") / recipe, "--strict").exit_code == 0
@@ -239,6 +241,19 @@ def test_what_was_changed_after_the_run_has_no_hash(tmp_path, monkeypatch):
     assert otr("share", "--verify", "shared").exit_code == 3
 
 
+def test_a_shared_folder_has_the_same_placeholder_wherever_its_files_are_named(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    data = tmp_path / "folder"
+    recipe = {"datasets": [{"path": f"{data}/data.jsonl"}], "dataset_prepared_path": str(data)}
+    run = finished_run(tmp_path, "axolotl", PLAIN["axolotl"] | OTR["axolotl"] | recipe)
+    otr("share", run, "-o", "shared")
+    shared = yaml.safe_load(Path("shared/recipe.yaml").read_text())
+    assert (shared["datasets"], shared["dataset_prepared_path"]) == (
+        [{"path": "local/folder/data.jsonl"}],
+        "local/folder",
+    )
+
+
 @pytest.mark.parametrize(
     ("words", "code", "message"),
     [
@@ -299,9 +314,23 @@ def test_a_record_that_cannot_be_written_is_a_warning(tmp_path):
 
 
 def test_options_of_a_command_line_change_the_recipe():
-    recipe = {"seed": 1, "lr": 0.1, "modules": ["a", "b"], "packing": False, "kwargs": {"a": 1}}
-    words = ["--config", "x", "--seed", "1", "--lr=0.2", "--modules", "c", "--packing", "--kwargs", '{"a": 1}']
+    recipe = {"name": "010", "seed": 1, "lr": 0.1, "modules": ["a", "b"], "packing": False, "kwargs": {"a": 1}}
+    words = [
+        "--name",
+        "010",
+        "--config",
+        "x",
+        "--seed",
+        "1",
+        "--lr=0.2",
+        "--modules",
+        "c",
+        "--packing",
+        "--kwargs",
+        '{"a": 1}',
+    ]
     assert with_options(recipe, words, without=("config",)) == {
+        "name": "010",
         "seed": 1,
         "lr": 0.2,
         "modules": ["c"],
