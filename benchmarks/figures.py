@@ -18,8 +18,10 @@ from __future__ import annotations
 import argparse
 import ast
 import json
+import os
 import re
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -205,16 +207,60 @@ def _printed_by(words: str) -> Callable[[Path], list[str]]:
     """A renderer of a call of `otr` with a recipe, and of what the call prints; the recipe's folder is left out."""
 
     def render(recipe: Path) -> list[str]:
-        from click.testing import CliRunner  # here: only the pages that are written again need it
-
-        from otr_plugin.command.main import command
-
-        call = words.format(recipe=recipe).split()
-        done = CliRunner(env={"COLUMNS": "110"}).invoke(command, call, prog_name="otr")
-        lines = done.output.replace(f"{recipe.parent}/", "").splitlines()
-        return ["", *(f"    {line}".rstrip() for line in [f"$ otr {words.format(recipe=recipe.name)}", *lines]), ""]
+        shown = _printed(words.format(recipe=recipe)).replace(f"{recipe.parent}/", "")
+        return ["", *_indented(f"$ otr {words.format(recipe=recipe.name)}", shown), ""]
 
     return render
+
+
+def _printed(words: str) -> str:
+    from click.testing import CliRunner  # here: only the pages that are written again need it
+
+    from otr_plugin.command.main import command
+
+    return CliRunner(env={"COLUMNS": "110"}).invoke(command, words.split(), prog_name="otr").output
+
+
+def _indented(*texts: str) -> list[str]:
+    return [f"    {line}".rstrip() for text in texts for line in text.splitlines()]
+
+
+def _shared(_: Path) -> list[str]:
+    """`otr share` on a made-up run, the recipe that it writes, and `--verify` before and after a change of the data."""
+    before = Path.cwd()
+    with tempfile.TemporaryDirectory() as place:
+        os.chdir(place)
+        try:
+            _make_run()
+            calls = ["share outputs/run -o shared", "share --verify shared"]
+            lines = _indented(f"$ otr {calls[0]}", _printed(calls[0]), "$ cat shared/recipe.yaml")
+            lines += _indented(Path("shared", "recipe.yaml").read_text())
+            Path("data.jsonl").write_text('{"prompt": "6+6=", "completion": "13"}\n')
+            lines += _indented(f"$ otr {calls[1]}", _printed(calls[1]))
+        finally:
+            os.chdir(before)
+    return ["", *lines, ""]
+
+
+def _make_run() -> None:
+    """What a run of TRL leaves, as far as `otr share` reads it. Its model was on a disk that is gone."""
+    from otr_plugin.hosts.run_record import RunRecord, remember
+
+    Path("data.jsonl").write_text('{"prompt": "6+6=", "completion": "12"}\n')
+    recipe = {
+        "model_name_or_path": "/home/somebody/models/tuned",
+        "datasets": [{"path": "json", "data_files": "data.jsonl"}],
+        "learning_rate": 2e-05,
+        "output_dir": "outputs/run",
+        "hub_token": "hf_AbCdEfGhIjKlMnOpQrSt",
+        "plugins": ["otr"],
+        "otr": {"samples": 64},
+    }
+    remember("trl", recipe, "outputs/run")
+    record = RunRecord("outputs/run", print)
+    record.start(lambda: {"otr": OTRConfig(samples=64).model_dump(), "seeds": {"seed": 42}})
+    record.finish(dict)
+    Path("outputs/run/trainer_state.json").write_text(json.dumps({"log_history": [{"loss": 1.5, "step": 10}]}))
 
 
 RENDERERS: dict[tuple[str, str | None], Callable[[Any], list[str]]] = {
@@ -242,10 +288,12 @@ RENDERERS: dict[tuple[str, str | None], Callable[[Any], list[str]]] = {
     ("plain", "add"): _printed_by("add {recipe} --set nll_weight=0.1 --diff"),
     ("stranger", "check"): _printed_by("check {recipe}"),
     ("stranger", "github"): _printed_by("check {recipe} --format github"),
+    ("old-gpu", None): _printed_by("check {recipe} --gpu t4"),
     ("main", "help"): _printed_by("--help"),
     ("memory-on-paper", "printed"): memory_page.printed,
     ("memory-on-paper", None): memory_page.table,
     ("memory-on-paper", "models"): memory_page.models,
+    ("share", None): _shared,
     ("results", "soak"): soak.slopes_of,
     ("results", "soak-metrics"): soak.metrics_of,
     ("results", "features"): features.matrix,

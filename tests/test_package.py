@@ -126,7 +126,12 @@ FORBIDDEN_MODULES = {
 WRITERS = {
     "hosts/axolotl/adapter.py": {"write_text"},  # adds OTR's settings to the model card that Axolotl wrote
     "command/files.py": {"write_bytes"},  # writes the file that `otr add` or `otr remove` is told to write
+    "command/verbs/share.py": {"unlink"},  # replaces an earlier result of `otr share`
+    "hosts/run_record.py": {"write_text"},  # otr_run.json
+    "hosts/resources.py": {"open"},  # reads files in pieces, to hash them
 }
+# `otr check --level data` lets a host write what it prepares to a temporary folder.
+ALLOWED_MODULES = {"command/data_level.py": {"tempfile"}}
 FORBIDDEN_CALLS = {"eval", "exec", "open", "__import__", "system", "popen", "write_text", "write_bytes", "unlink"}
 
 
@@ -148,6 +153,6 @@ def test_the_package_opens_no_connection_starts_no_process_and_writes_no_file(mo
             called.add(getattr(node.func, "id", None) or getattr(node.func, "attr", None))
         elif isinstance(node, ast.Attribute) and "oader" in node.attr:
             loaders.add(node.attr)
-    assert not imported & FORBIDDEN_MODULES
+    assert imported & FORBIDDEN_MODULES == ALLOWED_MODULES.get(module, set())
     assert called & FORBIDDEN_CALLS == WRITERS.get(module, set())
     assert all("Safe" in name for name in loaders if name.endswith("Loader"))

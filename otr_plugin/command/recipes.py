@@ -59,7 +59,8 @@ def _read_swift(text: RecipeText) -> OTRConfig | None:
     variables = {name: str(value) for name, value in text.block(swift.BLOCK).items()}
     config = swift.read_recipe(recipe.get("loss_type"), text, variables | os.environ)
     if config is not None:
-        refuse_conflicts(conflicts(recipe, swift.OTHER_LOSSES, text), "`loss_type: otr`")
+        problems = [*conflicts(recipe, swift.OTHER_LOSSES, text), *swift.other_losses(recipe)]
+        refuse_conflicts(problems, "`loss_type: otr`")
     return config
 
 

@@ -14,45 +14,15 @@ import yaml
 
 from otr_plugin.hosts.axolotl.recipe import is_class_name
 from otr_plugin.hosts.recipe_text import RecipeText, nodes, scalars
+from otr_plugin.hosts.resources import HUB_KEYS, HUB_NAME
+from otr_plugin.hosts.secrets import COMMIT_KEYS, IN_ADDRESS, SECRET_KEYS, SECRETS, is_given
 
 CODE_KEYS = ("external_plugins", "custom_register_path", "trainer_cls", "reward_funcs", "custom_modules_path")
-HUB_KEYS = (
-    *("base_model", "base_model_config", "tokenizer_config", "processor_config", "model_name_or_path", "model"),
-    *(
-        "adapter_name_or_path",
-        "lora_model_dir",
-        "adapters",
-        "ref_model",
-        "teacher_model",
-        "reward_model",
-        "resume_from_hub",
-    ),
-    *(
-        "dataset",
-        "datasets",
-        "dataset_name",
-        "eval_dataset",
-        "test_datasets",
-        "val_dataset",
-        "path",
-        "pretraining_dataset",
-    ),
-)
 UPLOAD_KEYS = ("push_to_hub", "hub_model_id", "push_dataset_to_hub")
 # Variables that change which code a process loads, or where it connects to.
 VARIABLES = re.compile(r"LD_\w+|PYTHON\w+|PATH|HF_ENDPOINT|\w*_PROXY|\w*_proxy|PIP_\w+|MODELSCOPE_DOMAIN")
-SECRETS = (
-    re.compile(r"\bhf_[A-Za-z0-9]{16,}"),
-    re.compile(r"\bsk-[A-Za-z0-9_-]{16,}"),
-    re.compile(r"\bgh[pousr]_[A-Za-z0-9]{20,}|\bgithub_pat_\w{20,}"),
-    re.compile(r"\bAKIA[A-Z0-9]{16}\b"),
-    re.compile(r"(?<![0-9a-fA-F])[0-9a-f]{40}(?![0-9a-fA-F])"),  # a key of Weights & Biases; also a commit's
-)
-SECRET_KEYS = re.compile(r"(?i)(api_?key|(auth|access|hf|hub|use_auth)_?token|secret|passw(or)?d)$")
-COMMIT_KEYS = ("revision", "revision_of_model", "model_revision")
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")
 URL = re.compile(r"^[a-z][a-z0-9+.-]*://")
-HUB_NAME = re.compile(r"^[\w.-]+/[\w.-]+$")
 
 
 @dataclass(frozen=True)
@@ -81,6 +51,8 @@ def _secrets_in(source: str) -> Iterator[Finding]:
         for pattern in SECRETS:
             for match in pattern.finditer(line):
                 yield Finding(number, "secret", f"{match[0][:4]}… ({len(match[0])} characters)", REVOKE)
+        if IN_ADDRESS.search(line):
+            yield Finding(number, "secret", "an address that gives access", REVOKE)
 
 
 REVOKE = "revoke it, and take it out of the file"
@@ -103,12 +75,7 @@ def _of_keys(text: RecipeText, folder: Path) -> Iterator[Finding]:
                 yield Finding(line, "runs code", f"{key}: {_short(word)}", "code that is not the host's: read it")
         if key in UPLOAD_KEYS and words and words[0][0].lower() not in ("false", "null", "no", ""):
             yield Finding(entry.line, "uploads", f"{key}: {_short(words[0][0])}", "is the account yours?")
-        if (
-            SECRET_KEYS.search(key)
-            and words
-            and words[0][0]
-            and words[0][0].lower() not in ("true", "false", "null", "~")
-        ):
+        if SECRET_KEYS.search(key) and words and is_given(words[0][0]):
             what = f"{key}: … ({len(words[0][0])} characters)"
             yield Finding(entry.line, "secret", what, REVOKE)
         if VARIABLES.fullmatch(key) and entry.around and entry.around[-1].lower() == "env":
@@ -145,6 +112,7 @@ def _holds_mappings(node: yaml.Node) -> bool:
 def _short(word: str) -> str:
     for pattern in SECRETS:
         word = pattern.sub(lambda match: f"{match[0][:4]}…", word)
+    word = IN_ADDRESS.sub("…", word)
     return word if len(word) <= 60 else f"{word[:57]}..."
 
 

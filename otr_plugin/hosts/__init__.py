@@ -4,6 +4,6 @@ start.py    what a Python process patches when it imports the host. Imports neit
             refuse a recipe even if adapter.py cannot be imported.
 adapter.py  connects the host's configuration, trainer and log to an attached model. Imports the host.
 
-recipes.py, resume.py and patching.py are shared by all hosts. Nothing outside this folder imports a host, but for
-command/host_level.py, which calls their parsers.
+The modules beside the folders are shared by all hosts. Nothing outside this folder imports a host, but for
+command/host_level.py and command/data_level.py, which call their parsers and their preparation of data.
 """

@@ -5,13 +5,18 @@ import os
 import resource
 import subprocess
 import sys
+from dataclasses import replace
 from importlib.util import find_spec
 
 import pytest
 
 from benchmarks.fuzz.cases import Refused
 from benchmarks.paths import EXAMPLES
+from otr_plugin import OTRConfig
+from otr_plugin.command.data_level import Data, problems, warnings
+from otr_plugin.command.gpus import GPUS, gpu_named
 from otr_plugin.command.recipes import HOSTS
+from otr_plugin.hosts.recipe_text import RecipeText
 from tests.command.driver import otr
 from tests.hosts.recipes_that_failed import RECIPES
 
@@ -88,6 +93,99 @@ def test_github_gets_workflow_commands(tmp_path):
     assert lines[2].startswith(f"::warning {place}7,title=otr::runs code: trust_remote_code: true")
 
 
+PLAIN = {
+    "axolotl": AXOLOTL + "plugins: [otr]\n",
+    "llamafactory": "model_name_or_path: m\nstage: sft\nplugins: [otr]\n",
+    "trl": "model_name_or_path: m\ndataset_name: d\nplugins: [otr]\n",
+    "swift": "model: m\ntuner_type: full\nloss_type: otr\n",
+}
+ON_A_T4 = [
+    ("axolotl", "bf16: true"),
+    ("axolotl", "bf16: full"),
+    ("axolotl", "flash_attention: true"),
+    ("llamafactory", "pure_bf16: true"),
+    ("llamafactory", "flash_attn: fa2"),
+    ("trl", "bf16: true"),
+    ("trl", "attn_implementation: flash_attention_2"),
+    ("swift", "torch_dtype: bfloat16"),
+    ("swift", "attn_impl: flash_attn"),
+]
+
+
+@pytest.mark.parametrize(("host", "line"), ON_A_T4)
+def test_what_a_gpu_cannot_run_is_a_problem(tmp_path, host, line):
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(PLAIN[host] + line)
+    assert [otr("check", recipe, "--gpu", gpu).exit_code for gpu in ("t4", "RTX 4090", "a100-40")] == [1, 0, 0]
+    (report,) = otr("check", recipe, "--gpu", "Tesla V100 32GB", "--json").json["recipes"]
+    (problem,) = report["problems"]
+    assert problem["line"] == 4
+    assert problem["message"].startswith(f"`{line.replace('true', 'True')}`: ")
+    assert "needs sm_80, and Tesla V100 32GB has compute capability sm_70: " in problem["message"]
+    recipe.write_text(PLAIN[host] + line.replace("true", "false").replace("full", "auto").split(" f")[0])
+    assert otr("check", recipe).exit_code == 0
+
+
+def test_other_rules_of_gpus(tmp_path):
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(PLAIN["trl"] + "otr: {kernel: triton}\nattn_implementation: flash_attention_3\n")
+    codes = {gpu: len(otr("check", recipe, "--gpu", gpu, "--json").json["recipes"][0]["problems"]) for gpu in GPUS}
+    assert codes["p100"] == 2
+    assert codes["h100"] == codes["h200"] == 0
+    assert codes["rtx4090"] == codes["b200"] == 1
+    done = otr("check", recipe, "--gpu", "rtx409")
+    assert (done.exit_code, "unknown GPU; did you mean rtx4090? known are" in done.stderr) == (2, True)
+
+
+def test_gpus_are_consistent():
+    for name, gpu in GPUS.items():
+        assert name == gpu.name == gpu_named(gpu.title.upper()).name
+        assert gpu.bf16 == (gpu.capability[0] >= 8)
+        assert gpu.memory_gb > 8
+    assert (GPUS["rtx4090"].sm, GPUS["b200"].sm) == ("sm_89", "sm_100")
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "task_type: seq_cls",
+        "tuner_backend: unsloth",
+        "sequence_parallel_size: 2",
+        "acc_strategy: seq",
+        "loss_scale: hermes",
+        "loss_scale: last_round+react",
+        "is_binary_loss_scale: false",
+    ],
+)
+def test_swifts_other_losses_are_found_in_the_text(tmp_path, line):
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(PLAIN["swift"] + line)
+    (report,) = otr("check", recipe, "--json").json["recipes"]
+    (problem,) = report["problems"]
+    assert (problem["line"], problem["message"].split("`")[1].lower()) == (4, line)
+    recipe.write_text(PLAIN["swift"].replace("loss_type: otr\n", "") + line)
+    assert otr("check", recipe).exit_code == 0
+    allowed = "task_type: causal_lm\ntuner_backend: peft\nsequence_parallel_size: 1\nacc_strategy: token\n"
+    recipe.write_text(PLAIN["swift"] + allowed + "loss_scale: last_round+ignore_empty_think\n")
+    assert otr("check", recipe).exit_code == 0
+
+
+def test_figures_of_data_become_problems_and_warnings():
+    good = Data(9, 0, 0, 64, 90, 30, 0, 0, [])
+    assert problems(good) == []
+    assert "the host dropped every row" in problems(Data(0, 9, 0, 64, 0, 0, 0, 0, []))[0]
+    assert "no token of 9 rows is trained" in problems(replace(good, trained_tokens=0))[0]
+    text, settings = RecipeText("seed: 1\notr: {samples: 8}\n", "r"), OTRConfig().model_dump()
+    assert warnings(good, settings, text) == []
+    new = replace(good, new_labels=5, new_tokens=[{"id": 64, "token": "<turn>", "count": 5}])
+    (found,) = warnings(new, settings, text)
+    assert (found.line, found.what) == (2, "5 trained tokens are new to the model: <turn>")
+    assert warnings(new, settings | {"nll_weight": 0.1}, text) == warnings(new, None, text) == []
+    assert (
+        "2 of 9 rows have no trained token" in warnings(replace(good, rows_without_trained_token=2), None, text)[0].what
+    )
+
+
 STRANGE = {
     "trust_remote_code: true": "runs code",
     "plugins: [a.stranger.Plugin]": "runs code",
@@ -105,6 +203,7 @@ STRANGE = {
     "# sk-AbCdEfGhIjKlMnOpQrSt": "secret",
     "wandb_key: 0123456789abcdef0123456789abcdef01234567": "secret",
     "hub_token: s3cret": "secret",
+    "# https://me:s3cret@example.com": "secret",
     "ENV: {LD_PRELOAD: ./x.so}": "sets a variable",
     "seed: 1\nseed: 2": "duplicate",
 }

@@ -3,6 +3,7 @@
 import importlib.metadata
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import noxfile
+from benchmarks.paths import ROOT
 from otr_plugin.command.console import HOST_NAMES
 from otr_plugin.command.main import command
 from otr_plugin.command.recipes import HOSTS
@@ -24,6 +26,7 @@ WORDS = {
     "check": ["recipe.yaml"],
     "doctor": [],
     "memory": ["recipe.yaml"],
+    "share": [".", "-o", "shared", "--recipe", "recipe.yaml"],
 }
 
 
@@ -150,6 +153,31 @@ def test_json_of_check_is_stable(tmp_path):
     recipe.write_text(RECIPE + "plugins: [otr]\notr: {samples: 0}\ntrust_remote_code: true\n")
     done = otr("check", recipe, "--json")
     (report,) = json.loads(done.stdout)["recipes"]
-    assert list(report) == ["recipe", "host", "settings", "problems", "warnings", "notes", "error", "exit_code"]
+    assert list(report) == [
+        *("recipe", "host", "settings", "problems", "warnings", "notes", "data", "error", "exit_code")
+    ]
     assert list(report["problems"][0]) == ["line", "message"]
     assert list(report["warnings"][0]) == ["line", "kind", "what", "advice", "is_notable_only"]
+
+
+COMPLETE = """
+complete() { :; }; compopt() { :; }  # bash has these only where it was built to be interactive
+%s
+for line in "otr ch" "otr check --le" "otr check --level d"; do
+    read -a COMP_WORDS <<< "$line"; COMP_CWORD=$((${#COMP_WORDS[@]} - 1)); COMPREPLY=()
+    _otr_completion otr
+    echo "${COMPREPLY[@]}"
+done
+"""
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="bash is not installed here")
+def test_the_documented_line_completes_verbs_options_and_values(tmp_path):
+    page = (ROOT / "docs" / "command.md").read_text()
+    (line,) = [line.strip() for line in page.splitlines() if "_OTR_COMPLETE" in line]
+    installed = tmp_path / "otr"
+    installed.write_text(f'#!/bin/sh\nexec {sys.executable} -m otr_plugin.command "$@"\n')
+    installed.chmod(0o755)
+    env = os.environ | {"PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}"}
+    done = subprocess.run(["bash", "-c", COMPLETE % line], capture_output=True, text=True, check=True, env=env)
+    assert done.stdout.splitlines() == ["check", "--level", "data"], done.stderr

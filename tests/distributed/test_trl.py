@@ -1,12 +1,15 @@
 """Two processes that run the script of `trl sft`, on gloo."""
 
 import functools
+import json
+import re
 
 import pytest
 
 from benchmarks.hosts.driver import BIN, retry_if_a_rank_died
 from benchmarks.hosts.trl import TRL
 from benchmarks.paths import ROOT
+from otr_plugin.hosts.run_record import RECORD_FILE
 from tests.hosts.agreement import same_training
 from tests.hosts.trl.test_train import SFT, same_metrics
 
@@ -23,13 +26,19 @@ def test_sft_on_two_ranks_is_the_hosts_own_training(trl):
         str(ROOT / "tests" / "distributed" / "trl_ranks.py"),
         "--config",
     )
-    env = {"ACCELERATE_USE_CPU": "true"}
+    env = {"ACCELERATE_USE_CPU": "true", "OTR_PLUGIN_TRACE": "1"}
     logs = []
     for name, recipe in {"plain": {}, "ours": SFT}.items():
         path = str(trl.recipe(name, save_strategy="steps", save_steps=1000, **recipe))
-        printed = retry_if_a_rank_died(functools.partial(trl.call, *two, path, env=env)).stdout
+        done = retry_if_a_rank_died(functools.partial(trl.call, *two, path, env=env))
         logs.append(trl.log_of(name))
     plain, ours = logs
-    assert printed.count("OTR is active: objective sft") == 1, "said once, by the first rank"
+    assert done.stdout.count("OTR is active: objective sft") == 1, "said once, by the first rank"
+    record = trl.folder / "ours" / RECORD_FILE
+    writers = re.findall(rf"otr trace, process (\d+): wrote {re.escape(str(record))}", done.stderr)
+    assert len(writers) == 2, "at the start and at the end"
+    assert len(set(writers)) == 1, "by the first rank"
+    assert json.loads(record.read_text())["processes"] == 2
+    assert not (trl.folder / "plain" / RECORD_FILE).exists()
     same_training(ours, plain, norms=5e-5)
     same_metrics(ours, plain)

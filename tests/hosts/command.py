@@ -1,5 +1,8 @@
 """`otr check --level host`, for the host that is installed where the test runs."""
 
+import json
+import re
+
 import pytest
 
 from benchmarks.paths import EXAMPLES, ROOT
@@ -19,6 +22,47 @@ def assert_the_host_accepts_its_examples_and_refuses(host, line, words, monkeypa
     assert done.exit_code == 1
     assert "refuses the recipe: " in done.stdout
     assert words in done.stdout
+
+
+def assert_the_host_counts_rows(host, ends_with, longest, new_token, monkeypatch, tmp_path):
+    """On the quickstart's data, of whose characters each is a token.
+
+    `ends_with` tokens follow an answer; `longest` is the key of the greatest length; `new_token` is a line that adds
+    the token "zy", or None.
+    """
+    monkeypatch.chdir(ROOT)
+    lines = (EXAMPLES / "small" / "desc-wrong10.jsonl").read_text().splitlines()
+    answers = [json.loads(line)["completion"] for line in lines[:256]]
+    own = (EXAMPLES / host / "quickstart-otr.yaml").read_text()
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(own)
+    (report,) = otr("check", recipe, "--level", "data", "--json").json["recipes"]
+    data = report["data"]
+    assert (report["exit_code"], report["warnings"]) == (0, [])
+    assert (data["rows"], data["rows_without_trained_token"], data["new_labels"]) == (256, 0, 0)
+    if host != "swift":  # which draws rows at random
+        assert data["trained_tokens"] == sum(len(answer) + ends_with for answer in answers)
+    recipe.write_text(
+        "".join(line for line in own.splitlines(True) if not line.startswith(longest)) + f"{longest}: 4\n"
+    )
+    done = otr("check", recipe, "--level", "data")
+    if host == "llamafactory":  # which keeps a token of every answer, however short the rows have to be
+        assert re.search(r"rows of the greatest length, 4 +256\b", done.stdout)
+        assert re.search(r"trained tokens +256 \(25%\)", done.stdout)
+    else:
+        assert done.exit_code == 1, done.stdout
+        assert "the host dropped every row" in done.stdout or "no token of 256 rows is trained" in done.stdout
+    if new_token is None:
+        return
+    recipe.write_text(own + new_token + "\n")
+    (report,) = otr("check", recipe, "--level", "data", "--json").json["recipes"]
+    data = report["data"]
+    assert data["new_labels"] == data["new_tokens"][0]["count"] > 0
+    if host != "swift":
+        assert data["new_labels"] == sum("zy" in answer for answer in answers)
+    (warning,) = report["warnings"]
+    assert "new to the model: zy" in warning["what"]
+    assert "set nll_weight: 0.1" in warning["advice"]
 
 
 def assert_doctor_finds(host):

@@ -13,7 +13,10 @@ import click
 from otr_plugin.command.console import CANNOT_TELL, GOOD, HOST_NAMES, PROBLEM, UNREADABLE, Failure, emit, table, verb
 
 if TYPE_CHECKING:
+    from otr_plugin.command.gpus import GPU
+    from otr_plugin.command.recipes import RecipeHost
     from otr_plugin.command.strangers import Finding
+    from otr_plugin.hosts.recipe_text import RecipeText
 
 
 @dataclass
@@ -26,6 +29,7 @@ class Report:
     problems: list[dict[str, Any]] = field(default_factory=list)  # line and message
     warnings: list[Finding] = field(default_factory=list)
     notes: list[Finding] = field(default_factory=list)
+    data: dict[str, Any] | None = None  # figures of some rows, at the level data
     error: str | None = None  # why nothing could be found
     exit_code: int = GOOD
 
@@ -34,20 +38,33 @@ class Report:
 @click.argument("recipes", type=click.Path(path_type=Path), nargs=-1, required=True, metavar="RECIPE...")
 @click.option(
     "--level",
-    type=click.Choice(["static", "host"]),
+    type=click.Choice(["static", "host", "data"]),
     default="static",
     show_default=True,
-    help="Read the text, or use the host's own parser too. The latter imports what the recipe names.",
+    help="Read the text; or use the host's own parser too, which imports what the recipe names; or let the host also "
+    "tokenise some rows.",
 )
 @click.option("--format", "style", type=click.Choice(["text", "github", "json"]), default="text", show_default=True)
 @click.option("--strict", is_flag=True, help="Warnings are problems.")
 @click.option("--host", type=click.Choice(HOST_NAMES), help="The host, if the recipes' keys do not tell.")
-def command(recipes: tuple[Path, ...], level: str, style: str, strict: bool, host: str | None, as_json: bool) -> int:
+@click.option("--gpu", "gpu_name", metavar="NAME", help="Check for this GPU, such as rtx4090, whatever is here.")
+def command(
+    recipes: tuple[Path, ...],
+    level: str,
+    style: str,
+    strict: bool,
+    host: str | None,
+    gpu_name: str | None,
+    as_json: bool,
+) -> int:
     """Check that RECIPE trains as it reads, and list what it would fetch, run or reveal.
 
     The static level only reads: nothing that a recipe names is imported or run.
     """
-    reports = [_report(path, level, strict, host) for path in recipes]
+    from otr_plugin.command.gpus import gpu_named
+
+    gpu = None if gpu_name is None else gpu_named(gpu_name)
+    reports = [_report(path, level, strict, host, gpu) for path in recipes]
     code = next(
         (code for code in (UNREADABLE, PROBLEM, CANNOT_TELL) if any(r.exit_code == code for r in reports)), GOOD
     )
@@ -59,8 +76,8 @@ def command(recipes: tuple[Path, ...], level: str, style: str, strict: bool, hos
     return code
 
 
-def _report(path: Path, level: str, strict: bool, chosen: str | None) -> Report:
-    from otr_plugin.command import files, host_level, recipes, strangers
+def _report(path: Path, level: str, strict: bool, chosen: str | None, gpu: GPU | None) -> Report:
+    from otr_plugin.command import files, host_level, on_gpu, recipes, strangers
     from otr_plugin.hosts.recipes import OtherLossError, RecipeError, conflicts
 
     report = Report(str(path))
@@ -76,15 +93,18 @@ def _report(path: Path, level: str, strict: bool, chosen: str | None) -> Report:
             report.settings = None if config is None else config.model_dump()
         except OtherLossError as error:
             report.problems = sorted(
-                (_problem(each, path.name) for each in error.conflicts), key=lambda each: each["line"] or 0
+                (_problem(each, text) for each in error.conflicts), key=lambda each: each["line"] or 0
             )
         except RecipeError as error:
             others = conflicts(recipes.recipe_of(text), host.other_losses, text) if host.is_named_in(text) else []
-            report.problems = [_problem(each, path.name) for each in (*error.problems, *others)]
-        if level == "host" and not report.problems:
-            refusal = host_level.problem_of(host, recipes.recipe_of(text), path)
-            if refusal is not None:
-                report.problems = [{"line": None, "message": f"{host.title} refuses the recipe: {refusal}"}]
+            report.problems = [_problem(each, text) for each in (*error.problems, *others)]
+        if level != "static" and not report.problems:
+            found_by_host = host_level.problems_of(host, recipes.recipe_of(text), path, gpu)
+            report.problems = [_problem(each, text) for each in found_by_host]
+        if level == "data" and not report.problems:
+            _read_data(report, host, text, path)
+        if gpu is not None:
+            report.problems += [_problem(each, text) for each in on_gpu.problems(recipes.recipe_of(text), gpu)]
     except Failure as failure:
         report.error, report.exit_code = failure.message, failure.exit_code
         return report
@@ -92,10 +112,22 @@ def _report(path: Path, level: str, strict: bool, chosen: str | None) -> Report:
     return report
 
 
-def _problem(message: str, name: str) -> dict[str, Any]:
-    """The line and the rest of a message that begins with its place."""
-    place = re.match(rf"{re.escape(name)}:(\d+): ", message)
-    return {"line": int(place[1]), "message": message[place.end() :]} if place else {"line": None, "message": message}
+def _read_data(report: Report, host: RecipeHost, text: RecipeText, path: Path) -> None:
+    from otr_plugin.command import data_level, recipes
+
+    data = data_level.data_of(host, recipes.recipe_of(text), path)
+    report.data = asdict(data) | {"share": round(data.share, 4)}
+    report.problems += [_problem(each, text) for each in data_level.problems(data)]
+    report.warnings += data_level.warnings(data, report.settings, text)
+
+
+def _problem(message: str, text: RecipeText) -> dict[str, Any]:
+    """The line and the rest of a message that begins with its place, or with a key."""
+    place = re.match(rf"{re.escape(text.name)}:(\d+): ", message)
+    if place:
+        return {"line": int(place[1]), "message": message[place.end() :]}
+    key = re.match(r"`([^`:\s]+): ", message)
+    return {"line": text.line_of(key[1]) if key else None, "message": message}
 
 
 def _place(path: str, line: int | None) -> str:
@@ -118,6 +150,9 @@ def _show(report: Report) -> None:
             click.echo(f"{report.recipe}: {title}, trains without OTR. `otr add {report.recipe}` adds it")
         else:
             click.echo(f"{report.recipe}: {title}, trains with OTR: {_settings(report.settings)}")
+    if report.data is not None:
+        click.echo()
+        table(f"Rows of {report.recipe}", ["what", "found"], _data_rows(report.data))
     found = [*report.warnings, *report.notes]
     if found:
         rows = [
@@ -125,6 +160,19 @@ def _show(report: Report) -> None:
         ]
         click.echo()
         table(f"Read before you run {report.recipe}", ["line", "it", "found", "what to do"], rows)
+
+
+def _data_rows(data: dict[str, Any]) -> list[list[str]]:
+    shown = {
+        "rows": f"{data['rows']:,}",
+        "rows that the host dropped": data["rows_dropped"],
+        f"rows of the greatest length, {data['limit']}": data["rows_at_the_limit"],
+        "rows without a trained token": data["rows_without_trained_token"],
+        "tokens": f"{data['tokens']:,}",
+        "trained tokens": f"{data['trained_tokens']:,} ({data['share']:.0%})",
+        "trained tokens that are new to the model": data["new_labels"],
+    }
+    return [[name, str(value)] for name, value in shown.items() if value is not None]
 
 
 def _settings(settings: dict[str, Any]) -> str:

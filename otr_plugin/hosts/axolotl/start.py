@@ -28,6 +28,7 @@ from otr_plugin.hosts.patching import replace
 from otr_plugin.hosts.recipe_text import RecipeText
 from otr_plugin.hosts.recipes import RecipeError, named_plugins, read_recipe, refuse
 from otr_plugin.hosts.resume import resumed_without_otr
+from otr_plugin.hosts.run_record import remember
 
 
 def patch_load_plugin(module: ModuleType) -> None:
@@ -139,12 +140,22 @@ def patch_prepare_plugins(module: ModuleType) -> None:
             read_recipe(HOST, cfg, text, is_otr=_may_be_otr)  # raises if the command line has replaced `plugins:`
         original(cfg)
         _require_loaded(names, text)
-        if read_recipe(HOST, cfg, text, is_otr=_loaded_otr) is None:
+        if read_recipe(HOST, cfg, text, is_otr=_loaded_otr) is not None:
+            remember("axolotl", _without_commands_own(cfg, text), cfg.get("output_dir"))
+        else:
             checkpoint = cfg.get("resume_from_checkpoint") or bool(cfg.get("auto_resume_from_checkpoints"))
             if warning := resumed_without_otr(checkpoint, cfg.get("output_dir")):
                 import_module("axolotl.utils.logging").get_logger("axolotl.otr").warning(warning)
 
     replace(module, "prepare_plugins", prepare_plugins, "an error for recipes in which OTR would be misread")
+
+
+def _without_commands_own(cfg: Any, text: RecipeText) -> dict[str, Any]:
+    """The recipe without what Axolotl's commands add to it, which are options and no keys."""
+    written = {entry.key for entry in text.top()}
+    options = getattr(sys.modules.get("axolotl.cli.args"), "TrainerCliArgs", None)
+    added = {"axolotl_config_path", *getattr(options, "__dataclass_fields__", ())} - written
+    return {key: cfg[key] for key in cfg if key not in added}
 
 
 def _may_be_otr(name: Any) -> bool:

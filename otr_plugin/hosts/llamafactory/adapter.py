@@ -20,6 +20,7 @@ from otr_plugin.hosts.mistakes import problems_in_arguments, problems_in_environ
 from otr_plugin.hosts.patching import is_marked, marked, replace
 from otr_plugin.hosts.recipes import read_recipe, refuse, untried_version
 from otr_plugin.hosts.resume import resumed_without_otr
+from otr_plugin.hosts.run_record import remember
 from otr_plugin.hosts.transformers.adapter import Log, attach_and_announce, require_kernel
 
 TRAINERS = {  # of each of STAGES
@@ -52,6 +53,7 @@ def patch_parser(parser_module: ModuleType) -> None:
         for part in parsed:
             if type(part).__name__ == "FinetuningArguments":
                 _require_patched_trainer(part.stage)
+            remember("llamafactory", args, getattr(part, "output_dir", None))
             setattr(part, SETTINGS_KEY, config.model_dump())  # pickled with the arguments: plain values
         return parsed
 

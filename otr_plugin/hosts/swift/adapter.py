@@ -27,13 +27,16 @@ from otr_plugin.hosts.patching import is_marked, marked, replace, trace
 from otr_plugin.hosts.recipe_text import RecipeText
 from otr_plugin.hosts.recipes import conflicts, refuse_conflicts, untried_version
 from otr_plugin.hosts.resume import resumed_without_otr
+from otr_plugin.hosts.run_record import remember
 from otr_plugin.hosts.swift.recipe import (
     CONFIG_FILE,
     IN_MEGATRON,
     LOSS_TYPE,
     OTHER_LOSSES,
     TRIED,
+    other_losses,
     read_recipe,
+    resolved_recipe,
     set_in_the_shell,
     settings,
 )
@@ -85,29 +88,9 @@ def check(args: Any) -> bool:
     require_kernel(config)
     problems = conflicts(vars(args), OTHER_LOSSES, text)
     weighs = args.is_binary_loss_scale is None and not get_loss_scale(args.loss_scale).is_binary_loss_scale
-    for key, wrong, fix in (
-        ("task_type", args.task_type != "causal_lm", "set it to causal_lm: the others have losses of their own"),
-        (
-            "tuner_backend",
-            args.tuner_backend == "unsloth",
-            "set it to peft: Unsloth computes the loss without calling the model's head",
-        ),
-        (
-            "sequence_parallel_size",
-            args.sequence_parallel_size > 1,
-            "set it to 1: sequence parallelism computes the loss from whole logits",
-        ),
-        ("loss_scale", weighs, "choose one of zeros and ones, such as default or last_round: OTR has no token weights"),
-        (
-            "acc_strategy",
-            args.acc_strategy != "token",
-            "set it to token: the other counts sequences whose tokens are all right, from whole logits",
-        ),
-        ("is_binary_loss_scale", args.is_binary_loss_scale is False, "remove it: OTR has no token weights"),
-    ):
-        if wrong:
-            problems.append(f"`{key}: {getattr(args, key)}`: {fix}")
+    problems += other_losses(vars(args), weighs)
     refuse_conflicts(problems, "`loss_type: otr`")
+    remember("swift", resolved_recipe(text, sys.argv[1:], os.environ), args.output_dir)
     return True
 
 

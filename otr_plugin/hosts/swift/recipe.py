@@ -5,7 +5,7 @@ Imports neither torch nor ms-swift.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import yaml
@@ -15,6 +15,7 @@ from otr_plugin.hosts.mentions import begins_with_otr, is_close_to, mentions_otr
 from otr_plugin.hosts.mistakes import COMMAND_LINE, ENVIRONMENT, duplicates, in_order_of_lines, no_mapping
 from otr_plugin.hosts.recipe_text import Entry, RecipeText, entries, kept, scalars
 from otr_plugin.hosts.recipes import RecipeError, refuse
+from otr_plugin.hosts.run_record import with_options
 
 TRIED = ("4.6.0",)  # versions that the tests run
 LOSS_TYPE = "otr"
@@ -31,6 +32,40 @@ OTHER_LOSSES = {
     "enable_channel_loss": "set it to false: it takes every token's loss from whole logits",
     "label_smoothing_factor": "set it to 0: with label smoothing the trainer computes the loss",
 }
+
+# Keys of which one value leaves the loss to OTR; the values that do, and the fix for all others.
+ONLY_VALUES: dict[str, tuple[tuple[Any, ...], str]] = {
+    "task_type": (("causal_lm",), "set it to causal_lm: the others have losses of their own"),
+    "tuner_backend": (("peft",), "set it to peft: Unsloth computes the loss without calling the model's head"),
+    "sequence_parallel_size": ((1,), "set it to 1: sequence parallelism computes the loss from whole logits"),
+    "acc_strategy": (
+        ("token",),
+        "set it to token: the other counts sequences whose tokens are all right, from whole logits",
+    ),
+    "is_binary_loss_scale": ((True,), "remove it: OTR has no token weights"),
+}
+WEIGHTED = ("agentflan", "alpha_umi", "hermes", "qwen", "react")  # loss scales with weights other than 0 and 1
+
+
+def other_losses(arguments: Mapping[str, Any], weighs: bool | None = None) -> list[str]:
+    """A problem for each argument, of a recipe or parsed, whose value makes swift compute the loss.
+
+    `weighs` is whether the loss scale has other weights than 0 and 1; without it, the names of swift's own decide.
+    """
+    problems = []
+    for key, (allowed, fix) in ONLY_VALUES.items():
+        value = arguments.get(key)
+        if value is not None and value not in allowed:
+            problems.append(f"`{key}: {value}`: {fix}")
+    scale = arguments.get("loss_scale")
+    if weighs is None:
+        weighs = arguments.get("is_binary_loss_scale") is None and bool(set(str(scale).split("+")) & set(WEIGHTED))
+    if weighs:
+        problems.append(
+            f"`loss_scale: {scale}`: choose one of zeros and ones, such as default or last_round: OTR has no token "
+            "weights"
+        )
+    return problems
 
 
 def read_recipe(loss_type: Any, text: RecipeText, environment: Mapping[str, str]) -> OTRConfig | None:
@@ -92,6 +127,22 @@ def set_in_the_shell(environment: Mapping[str, str], text: RecipeText) -> list[s
         for name in VARIABLES.keys() & environment.keys()
         if in_file.get(name) != environment[name]
     ]
+
+
+def resolved_recipe(text: RecipeText, words: Sequence[str], environment: Mapping[str, str]) -> dict[str, Any]:
+    """The recipe with what the command line and the shell have changed.
+
+    `words` are those of the process that trains, to which swift's command passes the whole recipe as options; a
+    program that calls swift's functions has other words, and then the file is the recipe.
+    """
+    recipe = dict(text.value) if isinstance(text.value, dict) else {}
+    named = [key for key in recipe if key != BLOCK]
+    if all(f"--{key}" in words for key in named):
+        recipe = with_options(recipe, words)
+    variables = text.block(BLOCK)
+    shell = {name: environment[name] for name in (*variables, *VARIABLES) if name in environment}
+    variables |= {name: value for name, value in shell.items() if value != str(variables.get(name))}
+    return recipe | ({BLOCK: variables} if variables else {})
 
 
 def problems_in_text(text: RecipeText) -> list[str]:

@@ -21,6 +21,8 @@ from otr_plugin.config import OTRConfig
 from otr_plugin.hosts.patching import is_marked, marked, replace
 from otr_plugin.hosts.recipes import RecipeError
 from otr_plugin.hosts.resume import STATE_KEY, changed_settings, to_save
+from otr_plugin.hosts.run_record import RunRecord
+from otr_plugin.hosts.transformers import run_facts
 from otr_plugin.loss.dispatch import why_not_triton
 from otr_plugin.model.attach import attach, attached_handle
 from otr_plugin.model.handle import Handle
@@ -155,13 +157,14 @@ def _remove_callback(trainer: Any, callback: TrainerCallback) -> None:
 
 
 class StepCallback(TrainerCallback):
-    """Keys the draws by the trainer's step, and checks every step. `announced`: the log says that OTR is active."""
+    """Keys the draws by the trainer's step, checks every step, and records the run. `announced`: OTR is in the log."""
 
     def __init__(self, handle: Handle, log: Log, announced: bool) -> None:
         self.handle, self.log, self.announced = handle, log, announced
         self.report = handle.first_step_report  # of an earlier training
+        self.record: RunRecord | None = None
 
-    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+    def on_train_begin(self, args: Any, state: Any, control: Any, **given: Any) -> None:
         self.handle.default_seed = args.seed  # a search for hyperparameters may have changed it
         self.handle.sums = {}  # those of an earlier run that ended between two entries of its log
         if not self.announced:
@@ -172,6 +175,13 @@ class StepCallback(TrainerCallback):
         if resumed and (warning := changed_settings(state.stateful_callbacks, config, seed)):
             self.log.warning(warning)
         state.stateful_callbacks[STATE_KEY] = to_save(config, seed)  # saved with every checkpoint
+        if state.is_world_process_zero and args.output_dir:
+            self.record = RunRecord(args.output_dir, self.log.warning)
+            self.record.start(lambda: run_facts.at_start(config, seed, args, state, given))
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if self.record is not None:
+            self.record.finish(lambda: run_facts.at_end(state))
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         # A resumed run continues with its checkpoint's global_step, and so repeats the draws of an unbroken run.

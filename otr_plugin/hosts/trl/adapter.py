@@ -39,6 +39,7 @@ from otr_plugin.hosts.recipes import (
     untried_version,
 )
 from otr_plugin.hosts.resume import resumed_without_otr
+from otr_plugin.hosts.run_record import remember, with_options
 from otr_plugin.hosts.transformers.adapter import CONNECT, Log, attach_and_announce, changed, require_kernel
 from otr_plugin.hosts.trl.recipe import HOST, OTHER_LOSSES, TRIED, other_losses, recipe_text, split_options
 from otr_plugin.metrics import TOKEN_COUNT
@@ -78,6 +79,7 @@ def patch_parser(parser_module: ModuleType) -> None:
         if config is None:
             _warn_if_resumed_without_otr(parsed)
             return parsed
+        _remember(recipe, words, overrides, parsed)
         return _carry(config, parsed)
 
     why = "the keys plugins and otr, which the parser does not know"
@@ -148,6 +150,14 @@ def _carry(config: OTRConfig, parsed: Any) -> Any:
         setattr(args, SETTINGS_KEY, config.model_dump())
     patch_trainers("a TRL recipe")
     return parsed
+
+
+def _remember(recipe: Mapping[str, Any], words: list[str], overrides: Mapping[str, Any], parsed: Any) -> None:
+    resolved = with_options(recipe, words, without=("config",))
+    if overrides:
+        resolved[SETTINGS_KEY] = {**(recipe.get(SETTINGS_KEY) or {}), **overrides}
+    for part in parsed:
+        remember("trl", resolved, getattr(part, "output_dir", None))
 
 
 @functools.cache

@@ -25,6 +25,7 @@ from tests.hosts.agreement import (
     same_as_the_specification,
     same_training,
 )
+from tests.hosts.shared_run import assert_shared
 
 PACKED = {"sample_packing": True, "pad_to_sequence_len": True, "sequence_len": 128}
 DEFAULT_LAUNCHER = ("--launcher", "accelerate")  # what `axolotl train` uses
@@ -147,6 +148,7 @@ def test_the_model_card_has_the_settings_of_the_command_line(axolotl):
     assert "otr-plugin 0.1.0, seed " in settings
     assert yaml.safe_load(settings.split("```yaml")[1].split("```")[0])["otr"] == OTRConfig(samples=16).model_dump()
     loads_without_this_package(axolotl.folder / "carded")
+    assert_shared(axolotl.folder / "carded", "axolotl", {"otr": {"samples": 16}, "max_steps": 1})
 
 
 def test_accumulated_micro_batches_equal_one_batch(axolotl):

@@ -1,6 +1,11 @@
 """`otr` where LLaMA-Factory is installed."""
 
-from tests.hosts.command import assert_doctor_finds, assert_the_host_accepts_its_examples_and_refuses, needs_this_host
+from tests.hosts.command import (
+    assert_doctor_finds,
+    assert_the_host_accepts_its_examples_and_refuses,
+    assert_the_host_counts_rows,
+    needs_this_host,
+)
 
 
 @needs_this_host
@@ -8,6 +13,11 @@ def test_the_hosts_own_parser_reads_the_recipe(monkeypatch, tmp_path):
     assert_the_host_accepts_its_examples_and_refuses(
         "llamafactory", "no_such_key: 1", "no_such_key", monkeypatch, tmp_path
     )
+
+
+@needs_this_host
+def test_the_host_prepares_some_rows(monkeypatch, tmp_path):
+    assert_the_host_counts_rows("llamafactory", 0, "cutoff_len", "add_tokens: zy", monkeypatch, tmp_path)
 
 
 def test_doctor_finds_the_host():

@@ -19,6 +19,7 @@ from tests.hosts.agreement import (
     same_as_the_specification,
     same_training,
 )
+from tests.hosts.shared_run import assert_shared
 
 LORA = {"finetuning_type": "lora", "lora_rank": 4, "lora_target": "q_proj,v_proj", "lora_dropout": 0.1}
 RECIPES = {
@@ -93,6 +94,7 @@ def test_a_resumed_run_equals_an_unbroken_one(factory):
 def test_overrides_on_the_command_line(factory):
     _, printed = factory.train("override", "otr.samples=8", "max_steps=1", plugins=["otr"], otr={"samples": 32})
     assert "OTR is active: objective otr (8 samples" in printed
+    assert_shared(factory.folder / "override", "llamafactory", {"otr": {"samples": 8}, "max_steps": 1})
 
 
 def test_ligers_kernels_stay_and_its_loss_goes(factory):

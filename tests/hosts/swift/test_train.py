@@ -21,6 +21,7 @@ from tests.hosts.agreement import (
     same_as_the_specification,
     same_training,
 )
+from tests.hosts.shared_run import assert_shared
 
 LORA = {"tuner_type": "lora", "lora_rank": 4, "target_modules": ["q_proj", "v_proj"], "lora_dropout": 0.1}
 EVALUATED = {"split_dataset_ratio": 0.2, "eval_strategy": "steps", "eval_steps": 3}
@@ -144,6 +145,8 @@ def test_a_plugin_file_works_without_the_autoload(swift):
     _, printed = swift.train("plugin", "--external_plugins", file, "--max_steps", "1", shell=shell, **OTR)
     assert "OTR is active: objective otr (8 samples" in printed
     assert "Settings of OTR from the shell, and not from the recipe: OTR_SAMPLES=8\n" in printed
+    variables = {"USE_HF": 1, "OTR_SAMPLES": "8"}
+    assert_shared(swift.folder / "plugin", "swift", {"ENV": variables, "max_steps": 1})
 
 
 def test_ligers_kernels_stay_and_its_loss_goes(swift):

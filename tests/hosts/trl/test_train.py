@@ -18,6 +18,7 @@ from tests.hosts.agreement import (
     same_as_the_specification,
     same_training,
 )
+from tests.hosts.shared_run import assert_shared
 
 LORA = {"use_peft": True, "lora_r": 4, "lora_target_modules": ["q_proj", "v_proj"], "lora_dropout": 0.1}
 SHORT = {"max_steps": 3}
@@ -102,6 +103,7 @@ def test_every_step_logs_otrs_metrics(trl):
         assert entry["entropy"] == pytest.approx(entry["otr/entropy"], rel=1e-4)
         assert entry["mean_token_accuracy"] == pytest.approx(entry["otr/accuracy"], abs=1e-5)
     assert [entry["eval_loss"] for entry in log if "eval_loss" in entry]
+    assert_shared(trl.folder / "told", "trl", {"otr": {"samples": 8}, "eval_steps": 3})
 
 
 def test_what_is_saved_needs_no_package(trl, ours):
