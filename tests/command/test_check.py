@@ -141,7 +141,7 @@ def test_gpus_are_consistent():
     for name, gpu in GPUS.items():
         assert name == gpu.name == gpu_named(gpu.title.upper()).name
         assert gpu.bf16 == (gpu.capability[0] >= 8)
-        assert gpu.memory_gb > 8
+        assert gpu.gib > 8
     assert (GPUS["rtx4090"].sm, GPUS["b200"].sm) == ("sm_89", "sm_100")
 
 

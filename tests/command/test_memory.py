@@ -162,8 +162,8 @@ def test_a_recipe_that_the_host_refuses_is_a_problem(tmp_path):
     ("words", "code", "message"),
     [
         (("--longest",), 2, "--longest needs --gpu"),
-        (("--gpu", "a toaster"), 2, "is no card that is known: give its memory in GiB, or one of rtx3060,"),
-        (("--gpu", "-3"), 2, "is no card that is known"),
+        (("--gpu", "a toaster"), 2, "--gpu a toaster: unknown GPU; known are p100,"),
+        (("--gpu", "-3"), 2, "--gpu -3: expected the name of a GPU, or its memory in GiB"),
     ],
 )
 def test_wrong_words(tmp_path, words, code, message):

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from otr_plugin.command.console import UNREADABLE, Failure
+from otr_plugin.command.gpus import gpu_named
 from otr_plugin.loss import memory_plan, torch_kernel
 from otr_plugin.loss.device import Device
 
@@ -20,34 +21,7 @@ FRAGMENTED = 0.03  # of what a step takes: what the caching allocator loses betw
 SMALLEST_BUDGET = 2**26  # of a chunk; on a nearly full card there would be thousands of chunks to count
 # What cuBLAS keeps to work in: PyTorch's default for Hopper and later GPUs, and for the others.
 CUBLAS_LARGE, CUBLAS = 32 * 2**20, 8_519_680
-HOPPER_OR_LATER = ("h100", "h200", "gh200", "b200", "rtx5090", "rtx5080", "rtx5070")
-
-# In GiB, as nvidia-smi states them, rounded down.
-CARDS = {
-    "rtx3060": 12,
-    "rtx3080": 10,
-    "rtx3090": 24,
-    "rtx4060": 8,
-    "rtx4070": 12,
-    "rtx4080": 16,
-    "rtx4090": 24,
-    "rtx5070": 12,
-    "rtx5080": 16,
-    "rtx5090": 32,
-    "a10": 22.5,
-    "a100-40": 40,
-    "a100-80": 80,
-    "a6000": 48,
-    "b200": 179,
-    "gh200": 95,
-    "h100": 80,
-    "h200": 140,
-    "l4": 22.5,
-    "l40s": 45,
-    "t4": 15,
-    "v100-16": 16,
-    "v100-32": 32,
-}
+HOPPER = (9, 0)  # its compute capability
 
 
 @dataclass(frozen=True)
@@ -56,6 +30,7 @@ class Card:
 
     name: str
     gib: float
+    capability: tuple[int, int] | None = None  # None: unknown
 
     @property
     def usable(self) -> float:
@@ -64,21 +39,19 @@ class Card:
 
     @property
     def cublas(self) -> int:
-        return CUBLAS_LARGE if self.name in HOPPER_OR_LATER else CUBLAS
+        return CUBLAS_LARGE if self.capability is not None and self.capability >= HOPPER else CUBLAS
 
 
 def card(text: str) -> Card:
     """The card of a name or a number of GiB."""
-    name = re.sub(r"[\s_]|geforce|nvidia|gib|gb", "", text.lower())
-    if name in CARDS:
-        return Card(name, CARDS[name])
+    number = re.sub(r"[\s_]|gib|gb", "", text.lower())
     try:
-        gib = float(name)
+        gib = float(number)
     except ValueError:
-        gib = 0.0
+        gpu = gpu_named(text)
+        return Card(gpu.name, gpu.gib, gpu.capability)
     if not 0 < gib < 10_000:
-        known = ", ".join(CARDS)
-        raise Failure(f"--gpu {text}: is no card that is known: give its memory in GiB, or one of {known}", UNREADABLE)
+        raise Failure(f"--gpu {text}: expected the name of a GPU, or its memory in GiB, such as 24", UNREADABLE)
     return Card(f"{gib:g} GiB", gib)
 
 
