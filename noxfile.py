@@ -46,6 +46,7 @@ TESTS: dict[str, list[str]] = {
         "tests/distributed/test_trainer_engines.py",
         "tests/distributed/test_faults.py",
         "tests/distributed/test_tensor_parallel.py",
+        "tests/distributed/test_sequence_parallel.py",
     ],
     "benchmarks": ["tests/benchmarks/hosts", "tests/benchmarks/learning"],
     "packaging": ["tests/packaging"],
@@ -195,7 +196,7 @@ def engines(session: nox.Session) -> None:
     install(session, "axolotl")
     session.install(*LOCKED, "-r", "locks/deepspeed.txt")
     session.run("python", "-m", "benchmarks", "engines", *session.posargs)
-    tests = ("test_engines.py", "test_trainer_engines.py", "test_axolotl.py")
+    tests = ("test_engines.py", "test_trainer_engines.py", "test_axolotl.py", "test_sequence_parallel.py")
     session.run("pytest", *(f"tests/distributed/{name}" for name in tests))
 
 

@@ -16,7 +16,8 @@ from transformers import AutoModelForCausalLM
 from benchmarks.hosts.axolotl import ENV, Axolotl
 from benchmarks.hosts.driver import retry_if_a_rank_died
 from otr_plugin.metrics import PREFIX, ROW_METRICS
-from tests.hosts.agreement import same_training
+from tests.hosts.agreement import EXAMPLES, PROMPT, same_as_the_specification, same_training
+from tests.hosts.agreement import RECIPE as ONE_EXAMPLE
 
 
 @pytest.fixture(scope="module")
@@ -104,6 +105,19 @@ def test_an_engine_equals_one_process(axolotl, one, engine):
     assert saved.keys() == whole.keys()
     for name, weight in whole.items():
         assert (saved[name] - weight).abs().max() < 1e-3 * (weight - start[name]).abs().max(), name
+
+
+def test_ranks_that_share_a_sequence(axolotl):
+    """Axolotl cuts the labels before the model shifts them, so the first label of the second half is lost, as it is
+    without OTR; and each rank averages over its own tokens."""
+    answer = "".join(chr(ord("a") + i * i % 26) for i in range(55))
+    (axolotl.folder / "long.jsonl").write_text((json.dumps({"prompt": PROMPT, "completion": answer}) + "\n") * EXAMPLES)
+    cut = {"context_parallel_size": 2, "attn_implementation": "flash_attention_2"}
+    recipe = ONE_EXAMPLE | {"data": "long.jsonl", "logging_steps": 1} | ENGINES["FSDP2"] | cut
+    log, printed = two_ranks(axolotl, "cut", adapter="ContextParallelOnCPU", env={}, **recipe)
+    assert "step 4 trained a model sharded by FSDP2" in printed
+    pieces = (slice(0, 32), slice(32, 64))
+    same_as_the_specification(log, axolotl.folder / "model", width=64, answer=answer, pieces=pieces)
 
 
 def test_a_ray_worker_loads_the_plugin(axolotl, tmp_path):
