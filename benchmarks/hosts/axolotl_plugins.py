@@ -6,14 +6,12 @@ from typing import Any
 
 from axolotl.integrations.base import BasePlugin
 from torch import distributed as dist
-from torch.distributed.fsdp import FSDPModule
 from transformers import PreTrainedModel, TrainerCallback
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from benchmarks.hosts import attention_over_ranks
-from benchmarks.hosts.engines_on_cpu import patch_accelerate
+from benchmarks.hosts.engines_on_cpu import patch_accelerate, shards
 from benchmarks.hosts.liger_on_cpu import patch_liger
-from otr_plugin.model.ranks import is_dtensor
 
 
 class LigerOnCPU(BasePlugin):
@@ -51,12 +49,7 @@ class EnginesOnCPU(BasePlugin):
 
 class PrintEngine(TrainerCallback):
     def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
-        parameters = list(model.parameters())
-        if isinstance(model, FSDPModule) and all(is_dtensor(parameter) for parameter in parameters):
-            print(f"step {state.global_step} trained a model sharded by FSDP2", flush=True)
-        # DeepSpeed gives a parameter that it has sharded a status, and empties it.
-        if all(hasattr(parameter, "ds_status") and parameter.numel() == 0 for parameter in parameters):
-            print(f"step {state.global_step} trained a model sharded by ZeRO-3", flush=True)
+        print(f"step {state.global_step} trained a model sharded by {shards(model)}", flush=True)
 
 
 class ContextParallelOnCPU(EnginesOnCPU):

@@ -24,3 +24,17 @@ def patch_accelerate() -> None:
     build_device_mesh = ParallelismConfig.build_device_mesh
     PartialState._prepare_backend = prepare_backend
     ParallelismConfig.build_device_mesh = lambda self, device_type: build_device_mesh(self, "cpu")
+
+
+def shards(model: Any) -> str:
+    """What has sharded all parameters of a model between two of its forwards: FSDP2, ZeRO-3, or nothing."""
+    from torch.distributed.fsdp import FSDPModule
+    from torch.distributed.tensor import DTensor
+
+    parameters = list(model.parameters())
+    if isinstance(model, FSDPModule) and all(isinstance(parameter.data, DTensor) for parameter in parameters):
+        return "FSDP2"
+    # DeepSpeed gives a parameter that it has sharded a status, and empties it.
+    if all(hasattr(parameter, "ds_status") and parameter.numel() == 0 for parameter in parameters):
+        return "ZeRO-3"
+    return "nothing"

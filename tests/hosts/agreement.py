@@ -85,10 +85,11 @@ BATCH = 2
 WHOLE = slice(None)
 
 
-def by_the_specification(folder, *, eos, width, answer, pieces):
+def by_the_specification(folder, *, eos, width, answer, pieces, cut_first):
     """The log of AdamW with the specification's gradient: whole logits, autograd, and draws by the documented key.
 
-    Ranks average their losses. `pieces` has the piece of each rank.
+    `pieces` are the positions of each rank. `cut_first`: the labels are cut into pieces before they are shifted, so the
+    first label of a piece is lost; and each rank averages over its own tokens.
     """
     model, tokenizer = AutoModelForCausalLM.from_pretrained(folder).train(), AutoTokenizer.from_pretrained(folder)
     config = OTRConfig(**RECIPE["otr"])
@@ -103,16 +104,18 @@ def by_the_specification(folder, *, eos, width, answer, pieces):
     log = []
     for step in range(RECIPE["max_steps"]):
         logits = model(input_ids=ids, attention_mask=mask).logits
+        of_ranks = [shift(labels[:, piece]) if cut_first else shift(labels)[:, piece] for piece in pieces]
+        total = sum((of_rank != -100).sum() for of_rank in of_ranks)
         loss, nll, sums = 0, 0, Counter()
-        for rank, piece in enumerate(pieces):
-            # A label at the beginning of a piece belongs to the last position of the piece before it, and is lost.
-            shifted = torch.nn.functional.pad(labels[:, piece], (0, 1), value=-100)[:, 1:].reshape(-1)
+        for rank, (piece, shifted) in enumerate(zip(pieces, of_ranks, strict=True)):
+            shifted = shifted.reshape(-1)
             key = f"{RECIPE['seed']}/{step}/0/{rank}".encode()  # seed, optimiser step, micro-batch, rank
             seed = int.from_bytes(hashlib.blake2b(key, digest_size=7).digest(), "big")
             uniforms = torch.rand(len(shifted), config.samples, generator=torch.Generator().manual_seed(seed))
             of_rank, its_sums = otr_loss_on_logits(logits[:, piece].flatten(0, 1), shifted, config, uniforms=uniforms)
-            loss += of_rank / len(pieces)
-            nll += (its_sums["nll"] / its_sums["tokens"]).item() / len(pieces)
+            share = 1 / len(pieces) if cut_first else its_sums["tokens"] / total
+            loss += share * of_rank
+            nll += float(share * its_sums["nll"] / its_sums["tokens"])
             sums.update({name: value.item() for name, value in its_sums.items()})
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0).item()
@@ -123,10 +126,14 @@ def by_the_specification(folder, *, eos, width, answer, pieces):
     return log
 
 
-def same_as_the_specification(log, folder, *, eos=True, width=None, answer=ANSWER, pieces=(WHOLE,)):
+def shift(labels):
+    return torch.nn.functional.pad(labels, (0, 1), value=-100)[:, 1:]
+
+
+def same_as_the_specification(log, folder, *, eos=True, width=None, answer=ANSWER, pieces=(WHOLE,), cut_first=False):
     """`eos`, `width`: whether the host ends an example with an end-of-text token, and to what width it pads."""
     log = [entry for entry in log if "loss" in entry]
-    wanted_log = by_the_specification(folder, eos=eos, width=width, answer=answer, pieces=pieces)
+    wanted_log = by_the_specification(folder, eos=eos, width=width, answer=answer, pieces=pieces, cut_first=cut_first)
     for entry, wanted in zip(log, wanted_log, strict=True):
         for name, value in wanted.items():
             assert entry[name] == pytest.approx(value, rel=2e-4, abs=2e-6), name
