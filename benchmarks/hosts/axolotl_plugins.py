@@ -1,6 +1,7 @@
 """Axolotl plugins that make features run on a CPU which Axolotl supports on GPUs only."""
 
 import sys
+from functools import partial
 from types import ModuleType
 from typing import Any
 
@@ -76,3 +77,17 @@ class ContextParallelOnCPU(EnginesOnCPU):
 
     def pre_model_load(self, cfg: Any) -> None:
         cfg.ring_attn_func = None  # after the validation of the recipe: Axolotl then leaves the attention as it is
+
+
+class RayOnCPU(RanksOnCPU):
+    """Makes `use_ray` start workers without GPUs, of which Axolotl gives one to each."""
+
+    def register(self, cfg: Any) -> None:
+        super().register(cfg)
+        import ray.train
+
+        ray.train.ScalingConfig = partial(_without_gpu, ray.train.ScalingConfig)
+
+
+def _without_gpu(scaling_config: Any, **options: Any) -> Any:
+    return scaling_config(**options | {"use_gpu": False})

@@ -1,7 +1,8 @@
 """What a host's launcher starts on every rank, for engines that need GPUs: torchrun host_ranks.py HOST ARGUMENTS.
 
-It changes accelerate, and the attention of sequences that ranks share, as benchmarks/hosts describes, runs the host's own
-script, and prints what has sharded the model. Ranks exit after the script: plain TRL was seen to hang in gloo's teardown.
+It changes accelerate, and the attention of sequences that ranks share, as benchmarks/hosts describes. Then it runs the
+host's own script, and prints what has sharded the model. Ranks exit after the script: plain TRL was seen to hang in
+gloo's teardown.
 """
 
 import importlib.util

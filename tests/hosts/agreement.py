@@ -31,12 +31,13 @@ def same_training(ours, plain, *, norms):
         assert norm == pytest.approx(own_norm, rel=norms)
 
 
-def same_after_resume(unbroken, resumed):
+def same_after_resume(unbroken, resumed, weights=None):
     """Final checkpoints of two runs, one of them resumed: the same weights bit for bit, and the same log.
 
-    The log holds otr/hit_rate and otr/objective, which differ if a single draw does.
+    The log holds otr/hit_rate and otr/objective, which differ if a single draw does. `weights` are the folders of the
+    weights, if they are not in the checkpoints.
     """
-    want, got = (load_file(folder / "model.safetensors") for folder in (unbroken, resumed))
+    want, got = (load_file(folder / "model.safetensors") for folder in weights or (unbroken, resumed))
     assert got.keys() == want.keys()
     for name in want:
         assert torch.equal(got[name], want[name]), name
@@ -123,17 +124,29 @@ def by_the_specification(folder, *, eos, width, answer, pieces, cut_first):
         optimizer.zero_grad()
         averages = {f"otr/{name}": sums[name] / sums["tokens"] for name in ("objective", "hit_rate", "entropy")}
         log.append({"loss": nll, "grad_norm": norm} | averages)
-    return log
+    return log, model
 
 
 def shift(labels):
     return torch.nn.functional.pad(labels, (0, 1), value=-100)[:, 1:]
 
 
-def same_as_the_specification(log, folder, *, eos=True, width=None, answer=ANSWER, pieces=(WHOLE,), cut_first=False):
-    """`eos`, `width`: whether the host ends an example with an end-of-text token, and to what width it pads."""
+def same_as_the_specification(
+    log, folder, *, eos=True, width=None, answer=ANSWER, pieces=(WHOLE,), cut_first=False, saved=None
+):
+    """`eos`, `width`: whether the host ends an example with an end-of-text token, and to what width it pads.
+
+    `saved` is the folder of the model after training, which is loaded without OTR.
+    """
     log = [entry for entry in log if "loss" in entry]
-    wanted_log = by_the_specification(folder, eos=eos, width=width, answer=answer, pieces=pieces, cut_first=cut_first)
+    wanted_log, model = by_the_specification(
+        folder, eos=eos, width=width, answer=answer, pieces=pieces, cut_first=cut_first
+    )
     for entry, wanted in zip(log, wanted_log, strict=True):
         for name, value in wanted.items():
             assert entry[name] == pytest.approx(value, rel=2e-4, abs=2e-6), name
+    if saved is not None:
+        start, end = (AutoModelForCausalLM.from_pretrained(path).state_dict() for path in (folder, saved))
+        for name, weight in model.state_dict().items():
+            update = weight - start[name]
+            assert (end[name] - weight).abs().max() < 1e-3 * update.abs().max(), name
