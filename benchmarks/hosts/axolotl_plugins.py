@@ -69,7 +69,7 @@ class ContextParallelOnCPU(EnginesOnCPU):
             if op == dist.ReduceOp.AVG:
                 tensor //= dist.get_world_size(options.get("group"))
 
-        dist.all_reduce = average
+        dist.all_reduce = average  # type: ignore[assignment] # it has the options that Axolotl passes
 
         adjust = PreTrainedModel._check_and_adjust_attn_implementation
         PreTrainedModel._check_and_adjust_attn_implementation = lambda self, _, **rest: adjust(self, "sdpa", **rest)

@@ -18,19 +18,11 @@ from transformers import Trainer
 
 from benchmarks.hosts import attention_over_ranks
 from benchmarks.hosts.driver import BIN
-from benchmarks.hosts.engines_on_cpu import patch_accelerate, shards
+from benchmarks.hosts.engines_on_cpu import FSDP2, ZERO3, patch_accelerate, shards
 from benchmarks.paths import ROOT
 
 SCRIPTS = {"llamafactory": "llamafactory.launcher", "swift": "swift.cli.sft", "trl": "trl.scripts.sft"}
 SHARED = "PARALLELISM_CONFIG_CP_SIZE"  # accelerate's variable for the number of ranks that share a sequence
-FSDP2 = {
-    "ACCELERATE_USE_FSDP": "true",
-    "FSDP_VERSION": "2",
-    "FSDP_STATE_DICT_TYPE": "FULL_STATE_DICT",
-    "FSDP_AUTO_WRAP_POLICY": "TRANSFORMER_BASED_WRAP",
-    "FSDP_TRANSFORMER_CLS_TO_WRAP": "LlamaDecoderLayer",
-    "FSDP_RESHARD_AFTER_FORWARD": "true",
-}
 # The variables with which `accelerate launch` passes the settings of an accelerate YAML on.
 ENGINES = {
     "FSDP2": FSDP2,
@@ -40,18 +32,6 @@ ENGINES = {
 SHARDED_BY = {"FSDP2": "FSDP2", "context parallelism": "FSDP2", "ZeRO-3": "ZeRO-3"}
 # PyTorch gives a rank one piece from the front and one from the back, because later positions attend to more of them.
 PIECES_OF_8 = ([0, 1, 6, 7], [2, 3, 4, 5])
-ZERO3 = {
-    "train_micro_batch_size_per_gpu": "auto",
-    "gradient_accumulation_steps": "auto",
-    "gradient_clipping": "auto",
-    "zero_optimization": {
-        "stage": 3,
-        "stage3_param_persistence_threshold": 0,  # otherwise a tiny model stays whole
-        "stage3_gather_16bit_weights_on_model_save": True,
-    },
-    "zero_allow_untested_optimizer": True,
-    "zero_force_ds_cpu_optimizer": False,
-}
 own = Trainer.training_step
 
 

@@ -14,8 +14,10 @@ import torch
 from accelerate.parallelism_config import DeepSpeedSequenceParallelConfig, ParallelismConfig
 from transformers import TrainingArguments
 
+from benchmarks.hosts import attention_over_ranks
+from benchmarks.hosts.engines_on_cpu import FSDP2, ZERO3, patch_accelerate
 from otr_plugin import OTRConfig, attach
-from tests.distributed.trainer_engines import FSDP2, OPTIMIZER, ZERO3, InOrder
+from tests.distributed.trainer_engines import OPTIMIZER, InOrder
 from tests.model.families import batch, tiny
 
 STEPS, MICRO_BATCHES, ROWS, LENGTH, SEED = 3, 2, 2, 12, 3
@@ -88,9 +90,6 @@ def train(engine, folder):
 
 
 def main(folder):
-    from benchmarks.hosts import attention_over_ranks
-    from benchmarks.hosts.engines_on_cpu import patch_accelerate
-
     patch_accelerate()
     with attention_over_ranks.in_place_of("sdpa"):
         train("context parallelism", folder / "context parallelism")
