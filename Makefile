@@ -46,8 +46,8 @@ fuzz: $(HOSTS:%=.nox/ready-%)  ## search for recipes that a host reads otherwise
 	  OMP_NUM_THREADS=1 .nox/$$host/bin/python -m benchmarks.fuzz $$host --keep $(MINUTES:%=--minutes %) || failed=1; \
 	done; test -z "$$failed"
 
-# With DeepSpeed in the environment, ZeRO too: DS_BUILD_OPS=0 pip install --no-build-isolation deepspeed
-engines: $(NOX)  ## train with DDP, FSDP and ZeRO on two processes, and compare with one; it resumes
+# In an environment of its own: Axolotl's with DeepSpeed and Ray.
+engines: $(NOX)  ## train with DDP, FSDP, ZeRO and Ray on two processes, and compare with one; it resumes
 	OMP_NUM_THREADS=1 $(NOX) -s engines
 
 fuzz-python: .nox/ready-axolotl  ## search for calls of otr_loss and uses of attach whose result is wrong, for an hour

@@ -46,6 +46,7 @@ TESTS: dict[str, list[str]] = {
         "tests/distributed/test_trainer_engines.py",
         "tests/distributed/test_faults.py",
         "tests/distributed/test_tensor_parallel.py",
+        "tests/distributed/test_sequence_parallel.py",
     ],
     "benchmarks": ["tests/benchmarks/hosts", "tests/benchmarks/learning"],
     "packaging": ["tests/packaging"],
@@ -191,12 +192,12 @@ def oldest(session: nox.Session) -> None:
 
 @nox.session
 def engines(session: nox.Session) -> None:
-    """Every engine for several ranks, DeepSpeed among them: the table in docs/several-gpus.md, and the tests of it."""
+    """Every engine for several ranks, with DeepSpeed and Ray: the table in docs/several-gpus.md, and its tests."""
     install(session, "axolotl")
     session.install(*LOCKED, "-r", "locks/deepspeed.txt")
     session.run("python", "-m", "benchmarks", "engines", *session.posargs)
-    tests = ("test_engines.py", "test_trainer_engines.py", "test_axolotl.py")
-    session.run("pytest", *(f"tests/distributed/{name}" for name in tests))
+    tests = ("engines", "trainer_engines", "axolotl", "trl", "sequence_parallel")
+    session.run("pytest", *(f"tests/distributed/test_{name}.py" for name in tests))
 
 
 @nox.session

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass, replace
+from math import inf, isnan
 from typing import Any
 
 import torch
@@ -93,7 +94,8 @@ def train(cell: Cell, rank: int) -> Outcome:
             if case.evaluates:
                 wrapped.module.eval()
                 with torch.no_grad(), wrapped.forward_context():
-                    losses.append(wrapped.module(**batches[0][rank]).loss.item())
+                    loss = wrapped.module(**batches[0][rank]).loss
+                losses += [loss.item()] if has_tokens(batches[0][rank]) else []
                 wrapped.module.train()
         end = wrapped.parameters_by_name(model)
     finally:
@@ -101,6 +103,11 @@ def train(cell: Cell, rank: int) -> Outcome:
         if handle is not None:
             handle.detach()
     return Outcome(start, end, losses, logged)
+
+
+def has_tokens(batch: dict[str, Tensor]) -> bool:
+    """Without a trained token, the loss of an evaluation is NaN by the model's own loss, and 0 by OTR's."""
+    return bool((batch["labels"][:, 1:] != -100).any())
 
 
 @functools.cache
@@ -140,7 +147,8 @@ def one_process(case: Case, head: str, rate: float, plain: bool) -> list[Outcome
             model.eval()
             for rank in range(RANKS):
                 with torch.no_grad():
-                    losses[rank].append(model(**batches[0][rank]).loss.item())
+                    loss = model(**batches[0][rank]).loss
+                losses[rank] += [loss.item()] if has_tokens(batches[0][rank]) else []
             model.train()
     if handle is not None:
         handle.detach()
@@ -169,5 +177,5 @@ def _update_error(got: dict[str, Tensor], want: Outcome) -> float:
 
 def _largest(got: list[float], want: list[float]) -> float:
     """The largest difference, relative where the numbers are larger than 1."""
-    pairs = zip(got, want, strict=True)
-    return max((abs(one - other) / max(abs(other), 1.0) if one == one else float("inf")) for one, other in pairs)
+    errors = [abs(one - other) / max(abs(other), 1.0) for one, other in zip(got, want, strict=True)]
+    return max(inf if isnan(error) else error for error in errors)

@@ -1,14 +1,18 @@
 """Axolotl plugins that make features run on a CPU which Axolotl supports on GPUs only."""
 
+import sys
+from functools import partial
+from types import ModuleType
 from typing import Any
 
 from axolotl.integrations.base import BasePlugin
-from torch.distributed.fsdp import FSDPModule
-from transformers import TrainerCallback
+from torch import distributed as dist
+from transformers import PreTrainedModel, TrainerCallback
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from benchmarks.hosts.engines_on_cpu import patch_accelerate
+from benchmarks.hosts import attention_over_ranks
+from benchmarks.hosts.engines_on_cpu import patch_accelerate, shards
 from benchmarks.hosts.liger_on_cpu import patch_liger
-from otr_plugin.model.ranks import is_dtensor
 
 
 class LigerOnCPU(BasePlugin):
@@ -46,9 +50,44 @@ class EnginesOnCPU(BasePlugin):
 
 class PrintEngine(TrainerCallback):
     def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
-        parameters = list(model.parameters())
-        if isinstance(model, FSDPModule) and all(is_dtensor(parameter) for parameter in parameters):
-            print(f"step {state.global_step} trained a model sharded by FSDP2", flush=True)
-        # DeepSpeed gives a parameter that it has sharded a status, and empties it.
-        if all(hasattr(parameter, "ds_status") and parameter.numel() == 0 for parameter in parameters):
-            print(f"step {state.global_step} trained a model sharded by ZeRO-3", flush=True)
+        print(f"step {state.global_step} trained a model sharded by {shards(model)}", flush=True)
+
+
+class ContextParallelOnCPU(EnginesOnCPU):
+    """Makes `context_parallel_size` run on CPUs: Axolotl cuts the batches itself, and only the attention is another.
+
+    Axolotl needs Flash Attention and ring-flash-attn for it, which run on GPUs, and an average that gloo lacks.
+    """
+
+    def register(self, cfg: Any) -> None:
+        super().register(cfg)
+        sys.modules["ring_flash_attn"] = ModuleType("ring_flash_attn")  # Axolotl's validation imports it
+        all_reduce = dist.all_reduce
+
+        def average(tensor: Any, op: Any = dist.ReduceOp.SUM, **options: Any) -> None:
+            all_reduce(tensor, op=dist.ReduceOp.SUM if op == dist.ReduceOp.AVG else op, **options)
+            if op == dist.ReduceOp.AVG:
+                tensor //= dist.get_world_size(options.get("group"))
+
+        dist.all_reduce = average  # type: ignore[assignment] # it has the options that Axolotl passes
+
+        adjust = PreTrainedModel._check_and_adjust_attn_implementation
+        PreTrainedModel._check_and_adjust_attn_implementation = lambda self, _, **rest: adjust(self, "sdpa", **rest)
+        ALL_ATTENTION_FUNCTIONS["sdpa"] = attention_over_ranks.attention
+
+    def pre_model_load(self, cfg: Any) -> None:
+        cfg.ring_attn_func = None  # after the validation of the recipe: Axolotl then leaves the attention as it is
+
+
+class RayOnCPU(RanksOnCPU):
+    """Makes `use_ray` start workers without GPUs, of which Axolotl gives one to each."""
+
+    def register(self, cfg: Any) -> None:
+        super().register(cfg)
+        import ray.train
+
+        ray.train.ScalingConfig = partial(_without_gpu, ray.train.ScalingConfig)
+
+
+def _without_gpu(scaling_config: Any, **options: Any) -> Any:
+    return scaling_config(**options | {"use_gpu": False})

@@ -9,6 +9,28 @@ from __future__ import annotations
 import os
 from typing import Any
 
+# The variables with which `accelerate launch` passes on the settings of an accelerate YAML.
+FSDP2 = {
+    "ACCELERATE_USE_FSDP": "true",
+    "FSDP_VERSION": "2",
+    "FSDP_STATE_DICT_TYPE": "FULL_STATE_DICT",
+    "FSDP_AUTO_WRAP_POLICY": "TRANSFORMER_BASED_WRAP",
+    "FSDP_TRANSFORMER_CLS_TO_WRAP": "LlamaDecoderLayer",
+    "FSDP_RESHARD_AFTER_FORWARD": "true",
+}
+ZERO3: dict[str, Any] = {
+    "train_micro_batch_size_per_gpu": "auto",
+    "gradient_accumulation_steps": "auto",
+    "gradient_clipping": "auto",
+    "zero_optimization": {
+        "stage": 3,
+        "stage3_param_persistence_threshold": 0,  # otherwise a tiny model stays whole
+        "stage3_gather_16bit_weights_on_model_save": True,
+    },
+    "zero_allow_untested_optimizer": True,
+    "zero_force_ds_cpu_optimizer": False,
+}
+
 
 def patch_accelerate() -> None:
     """Ranks count as ranks with a GPU, whose device is the CPU. Call this before accelerate's state is made."""
@@ -24,3 +46,17 @@ def patch_accelerate() -> None:
     build_device_mesh = ParallelismConfig.build_device_mesh
     PartialState._prepare_backend = prepare_backend
     ParallelismConfig.build_device_mesh = lambda self, device_type: build_device_mesh(self, "cpu")
+
+
+def shards(model: Any) -> str:
+    """What has sharded all parameters of a model between two of its forwards: FSDP2, ZeRO-3, or nothing."""
+    from torch.distributed.fsdp import FSDPModule
+    from torch.distributed.tensor import DTensor
+
+    parameters = list(model.parameters())
+    if isinstance(model, FSDPModule) and all(isinstance(parameter.data, DTensor) for parameter in parameters):
+        return "FSDP2"
+    # DeepSpeed gives a parameter that it has sharded a status, and empties it.
+    if all(hasattr(parameter, "ds_status") and parameter.numel() == 0 for parameter in parameters):
+        return "ZeRO-3"
+    return "nothing"

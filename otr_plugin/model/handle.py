@@ -332,7 +332,9 @@ class Handle:
         if call is None or call.loss is not None:
             return original(hidden)
         if self.first_step_report is None:  # an engine may have split the model after attach()
-            self.mesh = tensor_parallel_mesh(self.model)
+            mesh = tensor_parallel_mesh(self.model)
+            # FSDP may have gathered all parameters by now, and then they do not show that they are split twice.
+            self.mesh = self.mesh if mesh is None else mesh
         zero: Tensor = self._compute_in_parts(call, hidden).to(hidden.device)
         if call.first_step_check is None:
             placeholder = hidden.new_zeros(*hidden.shape[:-1], 1) + zero

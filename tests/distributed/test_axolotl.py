@@ -6,17 +6,26 @@ plugin changes both (benchmarks/hosts/engines_on_cpu.py), and prints what was tr
 
 import importlib.util
 import json
+import re
 import subprocess
 import sys
 
 import pytest
-from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM
 
 from benchmarks.hosts.axolotl import ENV, Axolotl
 from benchmarks.hosts.driver import retry_if_a_rank_died
+from benchmarks.hosts.engines_on_cpu import ZERO3
 from otr_plugin.metrics import PREFIX, ROW_METRICS
-from tests.hosts.agreement import same_training
+from tests.hosts.agreement import (
+    ANSWER,
+    EXAMPLES,
+    PROMPT,
+    WHOLE,
+    same_after_resume,
+    same_as_the_specification,
+    same_training,
+)
+from tests.hosts.agreement import RECIPE as ONE_EXAMPLE
 
 
 @pytest.fixture(scope="module")
@@ -24,21 +33,13 @@ def axolotl(tmp_path_factory):
     return Axolotl(tmp_path_factory.mktemp("axolotl"))
 
 
+PLUGINS = "benchmarks.hosts.axolotl_plugins"
 ON_CPU = {"ACCELERATE_USE_CPU": "true"}
 TWO = ("--launcher", "torchrun", "--", "--nproc_per_node=2")
 RECIPE = {"data": "equal_lengths.jsonl", "max_steps": 4, "logging_steps": 2}
 
 
 EXACT = {"plugins": ["otr"], "otr": {"estimator": "exact"}}
-ZERO3 = {
-    "train_micro_batch_size_per_gpu": "auto",
-    "gradient_accumulation_steps": "auto",
-    "zero_optimization": {
-        "stage": 3,
-        "stage3_param_persistence_threshold": 0,  # otherwise a tiny model stays whole
-        "stage3_gather_16bit_weights_on_model_save": True,
-    },
-}
 ENGINES = {
     "FSDP2": {
         "fsdp_version": 2,
@@ -51,7 +52,7 @@ ENGINES = {
             "cpu_ram_efficient_loading": False,
         },
     },
-    "ZeRO-3": {"deepspeed": ZERO3},
+    "ZeRO-3": {},  # in a file
 }
 
 
@@ -63,7 +64,7 @@ def one(axolotl):
 
 
 def two_ranks(axolotl, name, plugins, adapter="RanksOnCPU", env=ON_CPU, **changes):
-    recipe = RECIPE | changes | {"plugins": [f"benchmarks.hosts.axolotl_plugins.{adapter}", *plugins]}
+    recipe = RECIPE | changes | {"plugins": [f"{PLUGINS}.{adapter}", *plugins]}
     return retry_if_a_rank_died(lambda: axolotl.train(name, *TWO, env=env | {"OMP_NUM_THREADS": "1"}, **recipe))
 
 
@@ -89,21 +90,53 @@ def test_two_ranks_equal_one_with_twice_the_batch(axolotl, one):
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_an_engine_equals_one_process(axolotl, one, engine):
-    if engine == "ZeRO-3" and not importlib.util.find_spec("deepspeed"):
-        pytest.skip("DeepSpeed is not in this environment; `make engines` runs this test")
-    settings = dict(ENGINES[engine])
+def test_an_engine_trains_as_the_specification_says_and_resumes(axolotl, engine):
+    settings = ONE_EXAMPLE | same_example(axolotl) | ENGINES[engine] | {"save_steps": 2}
     if engine == "ZeRO-3":
+        if not importlib.util.find_spec("deepspeed"):
+            pytest.skip("DeepSpeed is not in this environment; `make engines` runs this test")
         (axolotl.folder / "zero3.json").write_text(json.dumps(ZERO3))
         settings["deepspeed"] = str(axolotl.folder / "zero3.json")
-    two, printed = two_ranks(axolotl, engine, adapter="EnginesOnCPU", env={}, **EXACT, **settings)
+    unbroken, printed = two_ranks(axolotl, engine, adapter="EnginesOnCPU", env={}, **settings)
     assert f"step 4 trained a model sharded by {engine}" in printed
-    same_as_one(two, one)
-    start, whole = (load_file(axolotl.folder / name / "model.safetensors") for name in ("model", "one"))
-    saved = AutoModelForCausalLM.from_pretrained(axolotl.folder / engine).state_dict()
-    assert saved.keys() == whole.keys()
-    for name, weight in whole.items():
-        assert (saved[name] - weight).abs().max() < 1e-3 * (weight - start[name]).abs().max(), name
+    saved, model = axolotl.folder / engine, axolotl.folder / "model"
+    same_as_the_specification(unbroken, model, width=64, pieces=(WHOLE, WHOLE), saved=saved)
+    settings["resume_from_checkpoint"] = str(saved / "checkpoint-2")
+    _, printed = two_ranks(axolotl, f"{engine}, resumed", adapter="EnginesOnCPU", env={}, **settings)
+    assert "step 2 trained" not in printed
+    assert f"step 4 trained a model sharded by {engine}" in printed
+    folders = saved, axolotl.folder / f"{engine}, resumed"
+    same_after_resume(*(folder / "checkpoint-4" for folder in folders), weights=folders)
+
+
+def same_example(axolotl, answer=ANSWER):
+    """Batches are then the same on every rank."""
+    (axolotl.folder / "same.jsonl").write_text((json.dumps({"prompt": PROMPT, "completion": answer}) + "\n") * EXAMPLES)
+    return {"data": "same.jsonl", "logging_steps": 1}
+
+
+def test_ranks_that_share_a_sequence(axolotl):
+    """Axolotl cuts the labels before the model shifts them, so the first label of the second half is lost, as it is
+    without OTR; and each rank averages over its own tokens."""
+    answer = "".join(chr(ord("a") + i * i % 26) for i in range(55))
+    cut = {"context_parallel_size": 2, "attn_implementation": "flash_attention_2"}
+    recipe = ONE_EXAMPLE | same_example(axolotl, answer) | ENGINES["FSDP2"] | cut
+    log, printed = two_ranks(axolotl, "cut", adapter="ContextParallelOnCPU", env={}, **recipe)
+    assert "step 4 trained a model sharded by FSDP2" in printed
+    pieces = (slice(0, 32), slice(32, 64))
+    same_as_the_specification(log, axolotl.folder / "model", width=64, answer=answer, pieces=pieces, cut_first=True)
+
+
+def test_ray_trains_as_the_specification_says(axolotl):
+    if not importlib.util.find_spec("ray"):
+        pytest.skip("Ray is not in this environment; `make engines` runs this test")
+    workers = {"use_ray": True, "ray_num_workers": 2, "resources_per_worker": {"CPU": 1}}
+    recipe = ONE_EXAMPLE | same_example(axolotl) | workers | {"plugins": [f"{PLUGINS}.RayOnCPU", "otr"]}
+    env = ON_CPU | {"OMP_NUM_THREADS": "1", "RAY_USAGE_STATS_ENABLED": "0"}
+    log, printed = axolotl.train("rayed", env=env, **recipe)
+    assert re.search(r"\(RayTrainWorker pid=\d+\).*OTR is active: objective otr \(16 samples", printed)
+    saved = axolotl.folder / "rayed"
+    same_as_the_specification(log, axolotl.folder / "model", width=64, pieces=(WHOLE, WHOLE), saved=saved)
 
 
 def test_a_ray_worker_loads_the_plugin(axolotl, tmp_path):

@@ -1,10 +1,13 @@
 """Two processes, started by LLaMA-Factory's own torchrun, on gloo."""
 
+import json
+
 import pytest
 
 from benchmarks.hosts.driver import retry_if_a_rank_died
 from benchmarks.hosts.llamafactory import LlamaFactory
-from tests.hosts.agreement import same_training
+from tests.distributed import host_ranks
+from tests.hosts.agreement import ANSWER, EXAMPLES, PROMPT, RECIPE, WHOLE, same_as_the_specification, same_training
 
 
 @pytest.fixture(scope="module")
@@ -19,3 +22,16 @@ def test_sft_on_two_ranks_is_the_hosts_own_training(factory):
     ours, printed = retry_if_a_rank_died(lambda: factory.train("ours", env=two, **sft))
     assert "OTR is active: objective sft" in printed
     same_training(ours, plain, norms=5e-5)
+
+
+@pytest.mark.parametrize("engine", ["FSDP2", "ZeRO-3"])
+def test_an_engine_trains_as_the_specification_says(factory, engine):
+    rows = [{"instruction": PROMPT, "input": "", "output": ANSWER}] * EXAMPLES
+    (factory.folder / "same.json").write_text(json.dumps(rows))
+    command, env = host_ranks.command("llamafactory", engine)
+    settings = host_ranks.settings(engine, factory.folder)
+    path = str(factory.recipe(engine, dataset="same", **RECIPE | settings))
+    printed = retry_if_a_rank_died(lambda: factory.call(*command, path, env=env)).stdout
+    assert f"step 4 trains a model sharded by {engine}" in printed
+    log = json.loads((factory.folder / engine / "trainer_state.json").read_text())["log_history"]
+    same_as_the_specification(log, factory.folder / "model", eos=False, width=8, pieces=(WHOLE, WHOLE))

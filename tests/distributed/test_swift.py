@@ -1,10 +1,14 @@
 """Two processes, started by ms-swift's own torchrun, on gloo."""
 
+import json
+
 import pytest
 
 from benchmarks.hosts.driver import retry_if_a_rank_died
-from benchmarks.hosts.swift import Swift
-from tests.hosts.agreement import same_training
+from benchmarks.hosts.swift import Swift, log_of
+from tests.distributed import host_ranks
+from tests.hosts.agreement import ANSWER, EXAMPLES, PROMPT, RECIPE, WHOLE, same_as_the_specification, same_training
+from tests.hosts.swift.test_train import ADAM, OTR
 
 SFT = {"loss_type": "otr", "env": {"OTR_OBJECTIVE": "sft"}}
 
@@ -21,3 +25,16 @@ def test_sft_on_two_ranks_is_the_hosts_own_training(swift):
     assert "OTR is active: objective sft" in printed
     assert "world_size: 2" in printed
     same_training(ours, plain, norms=5e-5)
+
+
+@pytest.mark.parametrize("engine", ["FSDP2", "ZeRO-3"])
+def test_an_engine_trains_as_the_specification_says(swift, engine):
+    rows = (json.dumps({"query": PROMPT, "response": ANSWER}) + "\n") * EXAMPLES
+    (swift.folder / "same.jsonl").write_text(rows)
+    command, env = host_ranks.command("swift", engine)
+    same = {name: RECIPE[name] for name in ("max_steps", "learning_rate", "seed")} | ADAM
+    same |= {"use_logits_to_keep": False, "dataset": str(swift.folder / "same.jsonl")}
+    path = str(swift.recipe(engine, **OTR | same | host_ranks.settings(engine, swift.folder)))
+    printed = retry_if_a_rank_died(lambda: swift.call(*command, path, env=env)).stdout
+    assert f"step 4 trains a model sharded by {engine}" in printed
+    same_as_the_specification(log_of(swift.folder / engine), swift.folder / "model", pieces=(WHOLE, WHOLE))

@@ -67,20 +67,24 @@ def work(rank, folder):
     os._exit(0)  # skips gloo's teardown, where a rank was seen to die by a signal
 
 
-@pytest.fixture(scope="module")
-def of_ranks(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("ranks")
+def run(function, folder, ranks):
+    """What each rank has left in the folder."""
     for name in MODELS:
         tiny(name, vocab_size=TOKENS).save_pretrained(folder / name)
-    ranks = mp.spawn(work, (str(folder),), nprocs=RANKS, join=False)
+    processes = mp.spawn(function, (str(folder),), nprocs=ranks, join=False)
     deadline = time.monotonic() + 900  # against a hang; loaded machines are slow
     try:
-        while not ranks.join(timeout=1):
+        while not processes.join(timeout=1):
             assert time.monotonic() < deadline, "a rank hangs"
     finally:
-        for process in ranks.processes:
+        for process in processes.processes:
             process.kill()
-    return [torch.load(folder / f"out-{rank}", weights_only=False) for rank in range(RANKS)]
+    return [torch.load(folder / f"out-{rank}", weights_only=False) for rank in range(ranks)]
+
+
+@pytest.fixture(scope="module")
+def of_ranks(tmp_path_factory):
+    return run(work, tmp_path_factory.mktemp("ranks"), RANKS)
 
 
 @pytest.mark.parametrize("settings", CONFIGS)
@@ -95,3 +99,60 @@ def test_ranks_that_divide_the_vocabulary_train_as_one_process(of_ranks, name, s
         for parameter, gradient in gradients.items():
             error = (gradient - want[parameter]).abs().max() / want[parameter].abs().max()
             assert error < 1e-5, parameter
+
+
+def half(rank):
+    return {name: value[2 * rank : 2 * rank + 2] for name, value in inputs().items()}
+
+
+def items():
+    return (inputs()["labels"][:, 1:] != -100).sum()
+
+
+def work_with_fsdp(rank, folder):
+    """Two groups of tensor parallelism, with half of the batch each; FSDP2 shards the slices over the groups."""
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+    from transformers import AutoModelForCausalLM
+    from transformers.distributed import DistributedConfig
+
+    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(2 * RANKS))
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2 * RANKS)
+    mesh = init_device_mesh("cpu", (2, RANKS), mesh_dim_names=("dp", "tp"))
+    results = {}
+    for reshard in (True, False):
+        model = AutoModelForCausalLM.from_pretrained(
+            f"{folder}/llama",
+            distributed_config=DistributedConfig(tp_plan="auto"),
+            device_mesh=mesh["tp"],
+            dtype=torch.float32,
+        )
+        for module in (*model.model.layers, model):
+            fully_shard(module, mesh=mesh["dp"], reshard_after_forward=reshard)
+        handle = attach(model, OTRConfig(samples=64), seed=3)
+        output = model.train()(**half(rank // RANKS), num_items_in_batch=items())
+        (output.loss * 2).backward()  # FSDP averages the gradients of the two groups
+        results[reshard] = {name: p.grad.full_tensor() for name, p in model.named_parameters()}
+        results[reshard]["metrics"] = handle.take_metrics()
+        handle.detach()
+    torch.save(results, f"{folder}/out-{rank}")
+    dist.barrier()
+    os._exit(0)
+
+
+def test_with_fsdp_around_it(tmp_path):
+    """With reshard_after_forward False, all parameters are gathered when the head is called."""
+    model = tiny("llama", vocab_size=TOKENS)
+    handle = attach(model, OTRConfig(samples=64), seed=3)
+    for group in range(2):
+        handle.start_step(0)
+        handle.rank = RANKS * group  # the first rank of the group, by which its draws are keyed
+        model(**half(group), num_items_in_batch=items()).loss.backward()
+    want = handle.take_metrics()
+    for results in run(work_with_fsdp, tmp_path, 2 * RANKS):
+        for gradients in results.values():
+            assert gradients.pop("metrics") == pytest.approx(want, rel=1e-5, abs=1e-7)
+            for name, parameter in model.named_parameters():
+                error = (gradients[name] - parameter.grad).abs().max() / parameter.grad.abs().max()
+                assert error < 1e-5, name

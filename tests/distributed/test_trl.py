@@ -7,10 +7,11 @@ import re
 import pytest
 
 from benchmarks.hosts.driver import BIN, retry_if_a_rank_died
-from benchmarks.hosts.trl import TRL
+from benchmarks.hosts.trl import SAVED, TRL
 from benchmarks.paths import ROOT
 from otr_plugin.hosts.run_record import RECORD_FILE
-from tests.hosts.agreement import same_training
+from tests.distributed import host_ranks
+from tests.hosts.agreement import ANSWER, EXAMPLES, PROMPT, RECIPE, WHOLE, same_as_the_specification, same_training
 from tests.hosts.trl.test_train import SFT, same_metrics
 
 
@@ -42,3 +43,15 @@ def test_sft_on_two_ranks_is_the_hosts_own_training(trl):
     assert not (trl.folder / "plain" / RECORD_FILE).exists()
     same_training(ours, plain, norms=5e-5)
     same_metrics(ours, plain)
+
+
+@pytest.mark.parametrize("engine", host_ranks.ENGINES)
+def test_an_engine_trains_as_the_specification_says(trl, engine):
+    rows = (json.dumps({"prompt": PROMPT, "completion": ANSWER}) + "\n") * EXAMPLES
+    (trl.folder / "same.jsonl").write_text(rows)
+    command, env = host_ranks.command("trl", engine)
+    path = str(trl.recipe(engine, data="same", **SAVED | RECIPE | host_ranks.settings(engine, trl.folder)))
+    printed = retry_if_a_rank_died(lambda: trl.call(*command, "--config", path, env=env)).stdout
+    assert f"step 4 trains a model sharded by {host_ranks.SHARDED_BY[engine]}" in printed
+    pieces = host_ranks.PIECES_OF_8 if engine == "context parallelism" else (WHOLE, WHOLE)
+    same_as_the_specification(trl.log_of(engine), trl.folder / "model", pieces=pieces)

@@ -14,6 +14,7 @@ from torch.distributed.fsdp import FSDPModule
 from torch.utils.data import SequentialSampler
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
+from benchmarks.hosts.engines_on_cpu import FSDP2, ZERO3
 from otr_plugin import OTRConfig, attach
 from tests.model.families import batch, tiny
 
@@ -21,26 +22,6 @@ STEPS, ROWS = 4, 2  # of one rank in one step
 # An update is about as large as the weights, so that their rounding hides no error of it. Momentum is a state that a
 # checkpoint has to hold.
 OPTIMIZER = (torch.optim.SGD, {"lr": 10.0, "momentum": 0.9})
-FSDP2 = {
-    "ACCELERATE_USE_FSDP": "true",
-    "FSDP_VERSION": "2",
-    "FSDP_STATE_DICT_TYPE": "FULL_STATE_DICT",
-    "FSDP_AUTO_WRAP_POLICY": "TRANSFORMER_BASED_WRAP",
-    "FSDP_TRANSFORMER_CLS_TO_WRAP": "LlamaDecoderLayer",
-    "FSDP_RESHARD_AFTER_FORWARD": "true",
-}
-ZERO3 = {
-    "train_micro_batch_size_per_gpu": "auto",
-    "gradient_accumulation_steps": "auto",
-    "gradient_clipping": "auto",
-    "zero_optimization": {
-        "stage": 3,
-        "stage3_param_persistence_threshold": 0,  # otherwise a tiny model stays whole
-        "stage3_gather_16bit_weights_on_model_save": True,
-    },
-    "zero_allow_untested_optimizer": True,
-    "zero_force_ds_cpu_optimizer": False,
-}
 ENGINES = ("FSDP2", "ZeRO-3") if importlib.util.find_spec("deepspeed") else ("FSDP2",)
 
 

@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+from collections import Counter
 
 import pytest
 import torch
@@ -30,12 +31,13 @@ def same_training(ours, plain, *, norms):
         assert norm == pytest.approx(own_norm, rel=norms)
 
 
-def same_after_resume(unbroken, resumed):
+def same_after_resume(unbroken, resumed, weights=None):
     """Final checkpoints of two runs, one of them resumed: the same weights bit for bit, and the same log.
 
-    The log holds otr/hit_rate and otr/objective, which differ if a single draw does.
+    The log holds otr/hit_rate and otr/objective, which differ if a single draw does. `weights` are the folders of the
+    weights, if they are not in the checkpoints.
     """
-    want, got = (load_file(folder / "model.safetensors") for folder in (unbroken, resumed))
+    want, got = (load_file(folder / "model.safetensors") for folder in weights or (unbroken, resumed))
     assert got.keys() == want.keys()
     for name in want:
         assert torch.equal(got[name], want[name]), name
@@ -80,40 +82,71 @@ RECIPE = {"plugins": ["otr"], "otr": {"samples": 16}, "max_steps": 4, "learning_
 BATCH = 2
 
 
-def by_the_specification(folder, *, eos, width):
-    """The log of AdamW with the specification's gradient: whole logits, autograd, and draws by the documented key."""
+# What a rank trains on, of the positions of each example. On one process, all of them.
+WHOLE = slice(None)
+
+
+def by_the_specification(folder, *, eos, width, answer, pieces, cut_first):
+    """The log of AdamW with the specification's gradient: whole logits, autograd, and draws by the documented key.
+
+    `pieces` are the positions of each rank. `cut_first`: the labels are cut into pieces before they are shifted, so the
+    first label of a piece is lost; and each rank averages over its own tokens.
+    """
     model, tokenizer = AutoModelForCausalLM.from_pretrained(folder).train(), AutoTokenizer.from_pretrained(folder)
     config = OTRConfig(**RECIPE["otr"])
-    prompt, answer = ([*tokenizer(text, add_special_tokens=False)["input_ids"]] for text in (PROMPT, ANSWER))
+    prompt, answer = ([*tokenizer(text, add_special_tokens=False)["input_ids"]] for text in (PROMPT, answer))
     answer += [tokenizer.eos_token_id] * eos
     padding = [0] * ((width or 0) - len(prompt) - len(answer))
     ids = torch.tensor([prompt + answer + padding] * BATCH)
     mask = torch.tensor([[1] * len(prompt + answer) + padding] * BATCH)
     labels = torch.tensor([[-100] * len(prompt) + answer + [-100] * len(padding)] * BATCH)
-    shifted = torch.nn.functional.pad(labels, (0, 1), value=-100)[:, 1:].reshape(-1)
 
     optimizer = torch.optim.AdamW(model.parameters(), lr=RECIPE["learning_rate"], weight_decay=0)
     log = []
     for step in range(RECIPE["max_steps"]):
-        key = f"{RECIPE['seed']}/{step}/0/0".encode()  # seed, optimiser step, micro-batch, rank
-        seed = int.from_bytes(hashlib.blake2b(key, digest_size=7).digest(), "big")
-        uniforms = torch.rand(len(shifted), config.samples, generator=torch.Generator().manual_seed(seed))
-        logits = model(input_ids=ids, attention_mask=mask).logits.flatten(0, 1)
-        loss, sums = otr_loss_on_logits(logits, shifted, config, uniforms=uniforms)
+        logits = model(input_ids=ids, attention_mask=mask).logits
+        of_ranks = [shift(labels[:, piece]) if cut_first else shift(labels)[:, piece] for piece in pieces]
+        total = sum((of_rank != -100).sum() for of_rank in of_ranks)
+        loss, nll, sums = 0, 0, Counter()
+        for rank, (piece, shifted) in enumerate(zip(pieces, of_ranks, strict=True)):
+            shifted = shifted.reshape(-1)
+            key = f"{RECIPE['seed']}/{step}/0/{rank}".encode()  # seed, optimiser step, micro-batch, rank
+            seed = int.from_bytes(hashlib.blake2b(key, digest_size=7).digest(), "big")
+            uniforms = torch.rand(len(shifted), config.samples, generator=torch.Generator().manual_seed(seed))
+            of_rank, its_sums = otr_loss_on_logits(logits[:, piece].flatten(0, 1), shifted, config, uniforms=uniforms)
+            share = 1 / len(pieces) if cut_first else its_sums["tokens"] / total
+            loss += share * of_rank
+            nll += float(share * its_sums["nll"] / its_sums["tokens"])
+            sums.update({name: value.item() for name, value in its_sums.items()})
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0).item()
         optimizer.step()
         optimizer.zero_grad()
-        averages = {
-            f"otr/{name}": (sums[name] / sums["tokens"]).item() for name in ("objective", "hit_rate", "entropy")
-        }
-        log.append({"loss": (sums["nll"] / sums["tokens"]).item(), "grad_norm": norm} | averages)
-    return log
+        averages = {f"otr/{name}": sums[name] / sums["tokens"] for name in ("objective", "hit_rate", "entropy")}
+        log.append({"loss": nll, "grad_norm": norm} | averages)
+    return log, model
 
 
-def same_as_the_specification(log, folder, *, eos=True, width=None):
-    """`eos`, `width`: whether the host ends an example with an end-of-text token, and to what width it pads."""
+def shift(labels):
+    return torch.nn.functional.pad(labels, (0, 1), value=-100)[:, 1:]
+
+
+def same_as_the_specification(
+    log, folder, *, eos=True, width=None, answer=ANSWER, pieces=(WHOLE,), cut_first=False, saved=None
+):
+    """`eos`, `width`: whether the host ends an example with an end-of-text token, and to what width it pads.
+
+    `saved` is the folder of the model after training, which is loaded without OTR.
+    """
     log = [entry for entry in log if "loss" in entry]
-    for entry, wanted in zip(log, by_the_specification(folder, eos=eos, width=width), strict=True):
+    wanted_log, model = by_the_specification(
+        folder, eos=eos, width=width, answer=answer, pieces=pieces, cut_first=cut_first
+    )
+    for entry, wanted in zip(log, wanted_log, strict=True):
         for name, value in wanted.items():
             assert entry[name] == pytest.approx(value, rel=2e-4, abs=2e-6), name
+    if saved is not None:
+        start, end = (AutoModelForCausalLM.from_pretrained(path).state_dict() for path in (folder, saved))
+        for name, weight in model.state_dict().items():
+            update = weight - start[name]
+            assert (end[name] - weight).abs().max() < 1e-3 * update.abs().max(), name

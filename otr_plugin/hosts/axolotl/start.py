@@ -15,7 +15,7 @@ from typing import Any
 
 from otr_plugin.config import OTRConfig
 from otr_plugin.hosts.axolotl.recipe import HOST
-from otr_plugin.hosts.mentions import is_plugin_name, mentions_otr
+from otr_plugin.hosts.mentions import PLUGIN_NAMES, is_plugin_name, mentions_otr
 from otr_plugin.hosts.mistakes import (
     COMMAND_LINE,
     problem_with_plugin,
@@ -138,6 +138,8 @@ def patch_prepare_plugins(module: ModuleType) -> None:
             cfg["plugins"] = names  # Axolotl would take a string apart into letters
         else:
             read_recipe(HOST, cfg, text, is_otr=_may_be_otr)  # raises if the command line has replaced `plugins:`
+        if cfg.get("use_ray"):
+            _require_short_name(names, text)
         original(cfg)
         _require_loaded(names, text)
         if read_recipe(HOST, cfg, text, is_otr=_loaded_otr) is not None:
@@ -174,6 +176,18 @@ def _may_be_otr(name: Any) -> bool:
 def _loaded_otr(name: Any) -> bool:
     adapter = sys.modules.get("otr_plugin.hosts.axolotl.adapter")
     return is_plugin_name(name) or (adapter is not None and adapter.loads_otr(name))
+
+
+def _require_short_name(names: list[Any], text: RecipeText) -> None:
+    """Axolotl leaves a path out that a Ray worker cannot import, and trains without it. A short name is an error."""
+    refuse(
+        [
+            f"{text.place(text.line_of('plugins'))}: `{name}` under `plugins:` with `use_ray`: a worker that lacks "
+            "this package would train without OTR: write `otr`, which ends such a worker with an error"
+            for name in names
+            if name != PLUGIN_NAMES[0] and _may_be_otr(name)
+        ]
+    )
 
 
 def _require_loaded(names: list[Any], text: RecipeText) -> None:

@@ -36,6 +36,12 @@ def test_settings_arrive(axolotl):
     assert (cfg.otr.samples, cfg.otr.beta, cfg.otr.temperature) == (8, -0.5, 1.3)
 
 
+def test_a_ray_worker_must_not_leave_the_plugin_out(axolotl):
+    with pytest.raises(ValueError, match="with `use_ray`: a worker that lacks this package"):
+        load(axolotl, plugins=["otr_plugin.OTRPlugin"], use_ray=True)
+    assert load(axolotl, use_ray=True).plugins == ["otr"]
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
