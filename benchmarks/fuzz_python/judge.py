@@ -180,6 +180,8 @@ class Judge:
 
     def _in_metrics(self, metrics: dict[str, Tensor]) -> str | None:
         names = [n for n in truth.METRICS if self.config.has_rollout or n not in ("reward", "hit_rate", "unsampled")]
+        if self.call.token_weights is not None:
+            names.append(truth.WITH_WEIGHTS)
         if set(metrics) != {*names, "tokens"}:
             return f"the metrics are {sorted(metrics)}"
         if int(metrics["tokens"]) != len(self.rows):

@@ -18,6 +18,7 @@ from otr_plugin.config import OTRConfig
 Array = Any  # numpy's arrays; their dtype and shape stand in the comments
 BELOW_ONE = 1 - 2**-53
 METRICS = ("nll", "objective", "weight", "label_prob", "accuracy", "entropy", "reward", "hit_rate", "unsampled")
+WITH_WEIGHTS = "weighted_nll"  # the metric that exists only with token_weights
 
 
 @dataclass
@@ -35,7 +36,7 @@ class Row:
 
 def row_without_loss(vocabulary: int) -> Row:
     """The result for logits without a distribution: NaN everywhere."""
-    nan = dict.fromkeys(METRICS, math.nan)
+    nan = dict.fromkeys((*METRICS, WITH_WEIGHTS), math.nan)
     return Row(nan, nan, np.full(vocabulary, math.nan), np.full(vocabulary, math.nan), has_loss=False)
 
 
@@ -101,6 +102,7 @@ def of_row(
         value = -math.expm1(-config.alpha * nll) / config.alpha
         metrics["objective"] = value + _times(config.nll_weight, nll)
         sizes["objective"] += value
+    metrics[WITH_WEIGHTS], sizes[WITH_WEIGHTS] = _times(token_weight, nll), _times(token_weight, 1 + nll)
     error_of_log_p = 2 * dz + 8 * eps * spread[label]
     for threshold in (config.min_label_prob, config.max_label_prob):
         is_sure &= not 0 < threshold < 1 or abs(log_p[label] - math.log(threshold)) > error_of_log_p

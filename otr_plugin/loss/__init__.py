@@ -23,7 +23,7 @@ from otr_plugin.loss import checks, memory_plan
 from otr_plugin.loss.chunked import LinearLoss, Problem
 from otr_plugin.loss.uniforms import Uniforms
 from otr_plugin.loss.vocabulary import WHOLE, VocabularySlice
-from otr_plugin.metrics import ROW_METRICS, TOKEN_COUNT, metric_names
+from otr_plugin.metrics import ROW_METRICS, TOKEN_COUNT, WEIGHTED_NLL, metric_names
 
 __all__ = ["OTROutput", "otr_loss"]
 
@@ -37,7 +37,8 @@ class OTROutput(NamedTuple):
     metrics: dict[str, Tensor]
     """Detached scalars on the device of hidden: each metric's sum over trained positions, and their number, `tokens`.
 
-    The names are those of metrics.ROW_METRICS; objectives without draws leave out metrics.DRAW_METRICS.
+    The names are those of metrics.ROW_METRICS; objectives without draws leave out metrics.DRAW_METRICS. With
+    token_weights there is also `weighted_nll`, the sum of -log p of the label times the weight.
     """
 
 
@@ -138,8 +139,10 @@ def otr_loss(
     )
     # Every dtype is chosen explicitly from here on; autocast would change those of the GEMMs a second time.
     with torch.autocast(hidden.device.type, enabled=False), memory_plan.advice():
-        loss, sums, count = LinearLoss.apply(hidden, weight, bias, labels, problem)  # type: ignore[no-untyped-call] # of torch
+        loss, sums, weighted_nll, count = LinearLoss.apply(hidden, weight, bias, labels, problem)  # type: ignore[no-untyped-call] # of torch
     metrics = {name: sums[ROW_METRICS.index(name)] for name in metric_names(config.has_rollout)}
+    if token_weights is not None:
+        metrics[WEIGHTED_NLL] = weighted_nll
     return OTROutput(loss, metrics | {TOKEN_COUNT: count})
 
 

@@ -43,7 +43,10 @@ class Problem:
 
 
 class LinearLoss(torch.autograd.Function):
-    """(hidden, weight, bias, labels, problem) -> (loss, sums of ROW_METRICS, number of trained positions)."""
+    """(hidden, weight, bias, labels, problem) -> (loss, sums of ROW_METRICS, weighted NLL, number of trained positions).
+
+    The weighted NLL is a sum, too; without weights it is that of the NLL.
+    """
 
     @staticmethod
     def forward(
@@ -53,7 +56,7 @@ class LinearLoss(torch.autograd.Function):
         bias: Tensor | None,
         labels: Tensor,
         problem: Problem,
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         config, dtype, tokens = problem.config, problem.dtype, problem.tokens
         gemm_weight = weight.to(dtype)
         gemm_bias = None if bias is None else bias.to(dtype)
@@ -79,7 +82,7 @@ class LinearLoss(torch.autograd.Function):
         row_metrics = hidden.new_empty(count, len(ROW_METRICS), dtype=torch_kernel.precise(dtype))
         token_weights = problem.token_weights
         if token_weights is not None:
-            token_weights = token_weights.detach().to(row_metrics.dtype)
+            token_weights = token_weights.detach()[trained].to(row_metrics.dtype)
         for start in range(0, count, size):
             chunk = slice(start, start + size)
             positions = chunk if all_trained else trained[chunk]  # a slice copies nothing
@@ -100,7 +103,7 @@ class LinearLoss(torch.autograd.Function):
                 logit_scale=problem.logit_scale,
                 softcap=problem.softcap,
                 with_grad=any(needs_grad),
-                token_weights=None if token_weights is None else token_weights[positions],
+                token_weights=None if token_weights is None else token_weights[chunk],
             )
             # From here on, logits holds their gradient.
             gradients.add(positions, logits, rows, gemm_weight)
@@ -108,7 +111,10 @@ class LinearLoss(torch.autograd.Function):
         tokens.add_up(gradients.hidden)
         if isinstance(problem.uniforms, Uniforms):
             problem.uniforms.finish()
-        sums = row_metrics.sum(0)
+        sums, nll = row_metrics.sum(0), row_metrics[:, ROW_METRICS.index("nll")]
+        if token_weights is not None:  # a weight of 0 leaves out a position whose NLL is infinite, but not one with NaN
+            nll = torch.where((token_weights != 0) | nll.isnan(), token_weights * nll, 0)
+        weighted_nll = nll.sum()
         # A global batch without a trained position has loss 0, and not 0 / 0.
         num_items = problem.num_items if problem.num_items is not None and count else max(count, 1)
         loss = (sums[ROW_METRICS.index("objective")] / num_items).to(sums.dtype)  # num_items may be of float64
@@ -116,8 +122,8 @@ class LinearLoss(torch.autograd.Function):
         ctx.save_for_backward(gradients.hidden, gradients.weight, gradients.bias)
         ctx.dtypes = [None if t is None else t.dtype for t in (hidden, weight, bias)]
         ctx.num_items = num_items
-        ctx.mark_non_differentiable(sums, token_count)
-        return loss, sums, token_count
+        ctx.mark_non_differentiable(sums, weighted_nll, token_count)
+        return loss, sums, weighted_nll, token_count
 
     @staticmethod
     @torch.autograd.function.once_differentiable

@@ -161,6 +161,9 @@ def otr_loss_on_logits(
     rows = {name: row.masked_fill(has_none, torch.nan) for name, row in rows.items()}
     items = num_items if num_items is not None else trained.sum().clamp(min=1)
     metrics = {name: row.detach().sum() for name, row in rows.items()}
+    if token_weights is not None:
+        weights, nll = token_weights[trained].to(z.dtype), rows["nll"].detach()
+        metrics["weighted_nll"] = torch.where((weights != 0) | nll.isnan(), weights * nll, 0).sum()
     return objective.sum() / items, metrics | {"tokens": trained.sum()}
 
 

@@ -18,6 +18,9 @@ graph leads from the returned loss through the placeholder: loss_in_graph.py.
 
 The loss in the output has the value of the NLL, which can be compared with an SFT run, and the gradient of the
 configured objective, whose value is logged as a metric.
+
+The forward of an attached model takes one argument more, `token_weights`: factors of each position's loss, of the shape
+of the labels, and shifted as the labels are. Both the objective and the NLL in the output are multiplied by them.
 """
 
 from __future__ import annotations
@@ -41,7 +44,7 @@ from otr_plugin.config import OBJECTIVES, OTRConfig, not_implemented
 from otr_plugin.loss import otr_loss
 from otr_plugin.loss.checks import IGNORE_INDEX
 from otr_plugin.loss.dispatch import kernel_name
-from otr_plugin.metrics import TOKEN_COUNT, average_of_numbers, metric_names, to_numbers
+from otr_plugin.metrics import TOKEN_COUNT, WEIGHTED_NLL, average_of_numbers, metric_names, to_numbers
 from otr_plugin.model.first_step import FirstStepCheck, FirstStepReport, begin_check
 from otr_plugin.model.inline_loss import (
     INLINE_LOSS_MODELS,
@@ -70,6 +73,7 @@ from otr_plugin.model.sum_over_ranks import sum_over_ranks
 from otr_plugin.model.wrappers import unwrapped
 
 HANDLE_ATTRIBUTE = "_otr_handle"
+TOKEN_WEIGHTS = "token_weights"  # the forward's argument
 COPY_FOR_DATA_PARALLEL = "_replicate_for_data_parallel"  # torch.nn.Module's method that nn.DataParallel calls
 
 
@@ -79,6 +83,7 @@ class Call:
 
     labels: Tensor | None
     shift_labels: Tensor | None
+    token_weights: Tensor | None
     num_items: Any  # trained positions in the global batch, which the loss is divided by; None: those of this call
     loss: Tensor | None = None  # its value, without a gradient
     box: Box | None = None  # brings the gradient from the returned loss to the computed one
@@ -260,8 +265,9 @@ class Handle:
     def model_forward(self, original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run the model's forward. If it has labels, its loss is OTR's, or a RuntimeError says why it is not."""
         kwargs = {name: value for name, value in kwargs.items() if name not in self.extra_arguments}
+        token_weights = kwargs.pop(TOKEN_WEIGHTS, None)
         arguments = self._arguments_by_name(args, kwargs)
-        call = self._new_call(arguments)
+        call = self._new_call(arguments, token_weights)
         if call is None:
             return original(*args, **kwargs)
         self._require_attached_head()
@@ -291,16 +297,27 @@ class Handle:
         names = inspect.signature(type(self.model).forward).parameters
         return dict(zip(list(names)[1:], args, strict=False)) | kwargs
 
-    def _new_call(self, arguments: dict[str, Any]) -> Call | None:
+    def _new_call(self, arguments: dict[str, Any], token_weights: Tensor | None) -> Call | None:
         """The Call for a forward with these arguments; None if the forward should run unchanged."""
         labels, shift_labels = trained_labels(self.forward_class, arguments), arguments.get("shift_labels")
         if labels is None and shift_labels is None:
             return None
         if self.call is not None:  # a forward inside another one of the same model: the outer one has the loss
             return None
+        given = labels if shift_labels is None else shift_labels
+        if token_weights is not None and token_weights.shape != given.shape:
+            raise ValueError(
+                f"otr: token_weights has shape {list(token_weights.shape)}, and the labels have shape "
+                f"{list(given.shape)}: give one weight for each label, the label's own."
+            )
         if self.evaluation_needs_logits and not self.model.training:
+            if token_weights is not None:
+                raise ValueError(
+                    "otr: this evaluation needs whole logits, so the model's own loss function computes the loss, and "
+                    "it has no token_weights. Leave compute_metrics out, or evaluate without token_weights."
+                )
             return None
-        return Call(labels, shift_labels, arguments.get("num_items_in_batch"))
+        return Call(labels, shift_labels, token_weights, arguments.get("num_items_in_batch"))
 
     def _require_attached_head(self) -> None:
         if unwrapped(self.model.get_output_embeddings()) is not self.head:
@@ -351,8 +368,8 @@ class Handle:
             return inside_parts(self.head, hidden, functools.partial(self._compute, call))
 
     def _compute(self, call: Call, hidden: Tensor) -> Tensor:
-        labels = _next_token_labels(call, hidden)
-        loss, call.loss, call.sums = self._compute_loss(hidden, labels, call.num_items)
+        labels, token_weights = _of_next_token(call, hidden)
+        loss, call.loss, call.sums = self._compute_loss(hidden, labels, token_weights, call.num_items)
         if self.model.training:
             self.micro_batch += 1
             self._add_to_metrics(call.sums)
@@ -364,10 +381,14 @@ class Handle:
         zero, call.box = carry(loss)
         return zero
 
-    def _compute_loss(self, hidden: Tensor, labels: Tensor, num_items: Any) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+    def _compute_loss(
+        self, hidden: Tensor, labels: Tensor, token_weights: Tensor | None, num_items: Any
+    ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """The objective, the value that the output's loss will have, and the sums of the metrics."""
         device = head_device(self.head)
         labels = labels.reshape(-1).to(device)
+        if token_weights is not None:
+            token_weights = token_weights.reshape(-1).to(device)
         arguments = linear_arguments(self.head, hidden.reshape(-1, hidden.shape[-1]).to(device), self.mesh)
         config = self.config if self.model.training else self.nll_config
         num_items = _divisor(num_items, labels)
@@ -380,12 +401,14 @@ class Handle:
             vocabulary_slice=arguments.vocabulary_slice,
             num_items=num_items,
             generator=self.generator(device) if config.draws else None,
+            token_weights=token_weights,
             **self.logit_transform._asdict(),
         )
         divisor = sums[TOKEN_COUNT].clamp(min=1) if num_items is None else num_items
         if isinstance(divisor, Tensor):  # 0 / 0 is 0 here; with trained tokens, the loss itself is not finite
             divisor = divisor.masked_fill(divisor == 0, 1)
-        return loss, (sums["nll"] / divisor).to(sums["nll"].dtype), sums
+        nll = sums.pop(WEIGHTED_NLL, sums["nll"])
+        return loss, (nll / divisor).to(nll.dtype), sums
 
     def generator(self, device: torch.device) -> torch.Generator:
         """The source of the uniforms [positions, samples] that decide the draws of the current micro-batch.
@@ -483,19 +506,20 @@ def _describe_estimator(config: OTRConfig) -> str:
             raise not_implemented(__name__, "estimator", config.estimator, ("sampled", "exact"))
 
 
-def _next_token_labels(call: Call, hidden: Tensor) -> Tensor:
-    """The label of each position: the token of the next position, as in transformers' own causal loss."""
-    labels = call.shift_labels
+def _of_next_token(call: Call, hidden: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Each position's label, the token of the next position as in transformers' own causal loss, and its weight."""
+    labels, weights = call.shift_labels, call.token_weights
     if labels is None:
         assert call.labels is not None
         labels = nn.functional.pad(call.labels, (0, 1), value=IGNORE_INDEX)[..., 1:]
+        weights = None if weights is None else nn.functional.pad(weights, (0, 1))[..., 1:]
     if labels.numel() != hidden[..., 0].numel():
         raise RuntimeError(
             f"otr: the output head received hidden states of shape {list(hidden.shape)} for labels of shape "
             f"{list(labels.shape)}; expected one hidden state per label. If logits_to_keep removes positions, remove "
             "their labels too."
         )
-    return labels
+    return labels, weights
 
 
 def _divisor(num_items: Any, labels: Tensor) -> Any:

@@ -35,13 +35,18 @@ def specification_by_autograd(model, handle, inputs, config, num_items=None):
     The draws are those of the handle's current step and micro-batch. Auxiliary losses are added as the model adds them.
     """
     labels = torch.nn.functional.pad(inputs["labels"], (0, 1), value=-100)[:, 1:].reshape(-1)
+    weights = inputs.get("token_weights")
+    if weights is not None:
+        weights = torch.nn.functional.pad(weights, (0, 1))[:, 1:].reshape(-1)
     generator = handle.generator(labels.device)
     uniforms = torch.rand(len(labels), config.samples, generator=generator) if config.draws else None
     handle.detach()
     model.zero_grad()
-    output = model(**{name: value for name, value in inputs.items() if name != "labels"})
+    output = model(**{name: value for name, value in inputs.items() if name not in ("labels", "token_weights")})
     logits = output.logits.reshape(-1, output.logits.shape[-1])
-    loss, metrics = otr_loss_on_logits(logits, labels, config, uniforms=uniforms, num_items=num_items)
+    loss, metrics = otr_loss_on_logits(
+        logits, labels, config, uniforms=uniforms, num_items=num_items, token_weights=weights
+    )
     if getattr(output, "aux_loss", None) is not None:
         loss = loss + model.config.router_aux_loss_coef * output.aux_loss
     loss.backward()

@@ -18,6 +18,8 @@ from .test_no_logits import AddsToTheLoss, MeasuresAccuracy, rows, trainer_of
 
 INPUTS = batch()
 WITHOUT_LABELS = {name: value for name, value in INPUTS.items() if name != "labels"}
+WEIGHTS = torch.rand(INPUTS["labels"].shape, generator=torch.Generator().manual_seed(5)) * 3
+WEIGHTED = INPUTS | {"token_weights": WEIGHTS}
 PAGE = (ROOT / "docs/attached-model.md").read_text()
 
 
@@ -55,6 +57,28 @@ def test_loss_with_num_items_in_batch(model, plain):
     torch.testing.assert_close(loss, plain(**INPUTS, num_items_in_batch=50).loss.detach())
     model._otr_handle.start_step(0)
     assert_same_gradients(gradients, specification_by_autograd(model, model._otr_handle, INPUTS, OTR, 50)[1])
+
+
+@pytest.mark.parametrize("shifted", [False, True])
+def test_token_weights(model, shifted):
+    handle, inputs = model._otr_handle, WEIGHTED
+    if shifted:
+        inputs = INPUTS | {"token_weights": torch.nn.functional.pad(WEIGHTS, (0, 1))[:, 1:]}
+        inputs |= {"shift_labels": torch.nn.functional.pad(INPUTS["labels"], (0, 1), value=-100)[:, 1:]}
+    loss, gradients = loss_and_gradients(model, **inputs, num_items_in_batch=50)
+    got = handle.take_metrics()
+    handle.start_step(0)
+    metrics, want = specification_by_autograd(model, handle, WEIGHTED, OTR, 50)
+    torch.testing.assert_close(loss, metrics.pop("weighted_nll") / 50)
+    assert_same_gradients(gradients, want)
+    assert got.keys() == {f"otr/{name}" for name in metrics} - {"otr/tokens"}
+    for name in ("nll", "objective", "weight"):
+        assert got[f"otr/{name}"] == pytest.approx((metrics[name] / metrics["tokens"]).item(), rel=1e-5)
+
+
+def test_token_weights_of_another_shape(model):
+    with pytest.raises(ValueError, match=r"otr: token_weights has shape \[.*\], and the labels have shape"):
+        model(**INPUTS, token_weights=WEIGHTS[:, 1:])
 
 
 def test_loss_of_a_batch_without_trained_tokens(model):
@@ -110,6 +134,17 @@ def test_loss_in_evaluation(model, plain):
     model.eval().lm_head.register_forward_hook(lambda module, inputs, output: made.append(output.shape[-1]))
     torch.testing.assert_close(model(**INPUTS).loss, plain.eval()(**INPUTS).loss)
     assert made == [1]
+
+
+def test_token_weights_in_evaluation(model, plain):
+    logits = plain.eval()(**INPUTS).logits[:, :-1].flatten(0, 1)
+    labels = INPUTS["labels"][:, 1:].flatten()
+    nll = torch.nn.functional.cross_entropy(logits, labels, reduction="none")
+    want = (nll * WEIGHTS[:, 1:].flatten()).sum() / (labels != -100).sum()
+    torch.testing.assert_close(model.eval()(**WEIGHTED).loss, want)
+    model._otr_handle.evaluation_needs_logits = True
+    with pytest.raises(ValueError, match="otr: this evaluation needs whole logits"):
+        model(**WEIGHTED)
 
 
 def test_logits_with_labels_in_evaluation(model):

@@ -2,7 +2,8 @@
 
 Swift gives a registered loss whole logits, which OTR never holds. The loss registered here is therefore a placeholder:
 it registers a callback, which attaches OTR to the trainer's model and removes the placeholder. Labels then stay in the
-batch, the attached model computes the loss, and swift treats it (accumulation, ranks) like the loss of plain SFT.
+batch, the attached model computes the loss, and swift treats it (accumulation, ranks) like the loss of plain SFT. The
+weights of `loss_scale` go to the model with the labels.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import dataclasses
 import functools
 import os
 import sys
+from collections.abc import Callable
 from importlib import import_module
 from importlib.metadata import version
 from types import ModuleType
@@ -18,7 +20,6 @@ from typing import Any
 
 from swift.callbacks import TrainerCallback, callbacks_map
 from swift.loss import BaseLoss, loss_map
-from swift.loss_scale import get_loss_scale
 from swift.metrics import MeanMetric
 from swift.template import Template
 from swift.utils import get_logger
@@ -42,8 +43,10 @@ from otr_plugin.hosts.swift.recipe import (
 )
 from otr_plugin.hosts.transformers.adapter import Log, attach_and_announce, require_kernel
 from otr_plugin.metrics import TOKEN_COUNT
+from otr_plugin.model.handle import TOKEN_WEIGHTS, Handle
 
 ATTACH = "otr_attach"  # the name of AttachCallback among swift's callbacks
+LOSS_SCALE = "loss_scale"  # the weights of labels in swift's batches
 
 
 def add_loss_type() -> None:
@@ -87,8 +90,7 @@ def check(args: Any) -> bool:
         return False
     require_kernel(config)
     problems = conflicts(vars(args), OTHER_LOSSES, text)
-    weighs = args.is_binary_loss_scale is None and not get_loss_scale(args.loss_scale).is_binary_loss_scale
-    problems += other_losses(vars(args), weighs)
+    problems += other_losses(vars(args))
     refuse_conflicts(problems, "`loss_type: otr`")
     remember("swift", resolved_recipe(text, sys.argv[1:], os.environ), args.output_dir)
     return True
@@ -128,6 +130,8 @@ class AttachCallback(TrainerCallback):
         if shell := set_in_the_shell(os.environ, RecipeText.read(os.environ.get(CONFIG_FILE))):
             log.info(f"Settings of OTR from the shell, and not from the recipe: {', '.join(shell)}")
         handle.transform_output = self.transform_output
+        trainer.compute_loss = _with_token_weights(trainer.compute_loss, handle)
+        handle.on_detach.append(functools.partial(delattr, trainer, "compute_loss"))
         for metrics in trainer.custom_metrics.values():
             metrics["token_acc"] = TokenAccuracy(nan_value=None, device=trainer.args.device)
 
@@ -137,6 +141,23 @@ class AttachCallback(TrainerCallback):
         if isinstance(metric, TokenAccuracy):
             metric.state, metric.count = metric.state + call.sums["accuracy"], metric.count + call.sums[TOKEN_COUNT]
         return dataclasses.replace(output, logits=None)
+
+
+def _with_token_weights(compute_loss: Callable[..., Any], handle: Handle) -> Callable[..., Any]:
+    """The trainer's compute_loss, without the computation from logits that it does with weights in the batch.
+
+    An evaluation that needs whole logits keeps it.
+    """
+
+    @functools.wraps(compute_loss)
+    def compute(model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        if handle.model.training or not handle.evaluation_needs_logits:
+            weights = inputs.pop(LOSS_SCALE, None)
+            if weights is not None:
+                inputs[TOKEN_WEIGHTS] = weights
+        return compute_loss(model, inputs, *args, **kwargs)
+
+    return compute
 
 
 class TokenAccuracy(MeanMetric):

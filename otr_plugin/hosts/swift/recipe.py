@@ -42,29 +42,16 @@ ONLY_VALUES: dict[str, tuple[tuple[Any, ...], str]] = {
         ("token",),
         "set it to token: the other counts sequences whose tokens are all right, from whole logits",
     ),
-    "is_binary_loss_scale": ((True,), "remove it: OTR has no token weights"),
 }
-WEIGHTED = ("agentflan", "alpha_umi", "hermes", "qwen", "react")  # loss scales with weights other than 0 and 1
 
 
-def other_losses(arguments: Mapping[str, Any], weighs: bool | None = None) -> list[str]:
-    """A problem for each argument, of a recipe or parsed, whose value makes swift compute the loss.
-
-    `weighs` is whether the loss scale has other weights than 0 and 1; without it, the names of swift's own decide.
-    """
+def other_losses(arguments: Mapping[str, Any]) -> list[str]:
+    """A problem for each argument, of a recipe or parsed, whose value makes swift compute the loss."""
     problems = []
     for key, (allowed, fix) in ONLY_VALUES.items():
         value = arguments.get(key)
         if value is not None and value not in allowed:
             problems.append(f"`{key}: {value}`: {fix}")
-    scale = arguments.get("loss_scale")
-    if weighs is None:
-        weighs = arguments.get("is_binary_loss_scale") is None and bool(set(str(scale).split("+")) & set(WEIGHTED))
-    if weighs:
-        problems.append(
-            f"`loss_scale: {scale}`: choose one of zeros and ones, such as default or last_round: OTR has no token "
-            "weights"
-        )
     return problems
 
 

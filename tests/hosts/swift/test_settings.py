@@ -77,8 +77,6 @@ def test_bad_settings_are_explained(parse, env, message, loss_type):
         ("task_type", "seq_cls", "set it to causal_lm"),
         ("tuner_backend", "unsloth", "set it to peft"),
         ("sequence_parallel_size", 2, "set it to 1"),
-        ("loss_scale", "hermes", "choose one of zeros and ones"),
-        ("is_binary_loss_scale", False, "remove it"),
     ],
 )
 def test_a_key_that_selects_another_loss_is_refused_by_name(parse, key, value, fix):

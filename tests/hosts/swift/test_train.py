@@ -3,10 +3,12 @@
 Most recipes run in one process, as the command would run each; the command itself, where processes matter.
 """
 
+import itertools
 import json
 
 import pytest
 
+from benchmarks.hosts.driver import sums, write_jsonl
 from benchmarks.hosts.liger_on_cpu import ENVIRONMENT, NORM_RAN, PREAMBLE
 from benchmarks.hosts.swift import ROOT
 from tests.hosts.agreement import (
@@ -25,6 +27,7 @@ from tests.hosts.shared_run import assert_shared
 
 LORA = {"tuner_type": "lora", "lora_rank": 4, "target_modules": ["q_proj", "v_proj"], "lora_dropout": 0.1}
 EVALUATED = {"split_dataset_ratio": 0.2, "eval_strategy": "steps", "eval_steps": 3}
+WEIGHTED = {"dataset": "weighted.jsonl", "is_binary_loss_scale": False}
 RECIPES = {
     "full": {},
     "batch size 1": {"per_device_train_batch_size": 1},
@@ -43,19 +46,33 @@ RECIPES = {
     "padding free, batch size 1": {"padding_free": True, "per_device_train_batch_size": 1},
     "every token": {"loss_scale": "all"},
     "a mask within the answer": {"loss_scale": "last_round+ignore_empty_think"},
+    "weights": WEIGHTED | {"gradient_accumulation_steps": 2} | EVALUATED,
+    "weights, packed": WEIGHTED | {"packing": True, "per_device_train_batch_size": 1},
+    "weights, whole sequences, evaluated with its own metric": WEIGHTED
+    | EVALUATED
+    | {"use_logits_to_keep": False, "eval_metric": "acc", "max_steps": 3},
 }
 SFT = {"loss_type": "otr", "env": {"OTR_OBJECTIVE": "sft"}}
 OTR = {"loss_type": "otr", "env": {"OTR_SAMPLES": 16}}
 ADAM = {"weight_decay": 0.0, "adam_beta2": 0.999}  # transformers' defaults, which swift changes
 # A plugin that makes swift compute the loss from logits. OTR can notice this only after the first step.
 BYPASS = """
-import torch
-from swift.trainers import Seq2SeqTrainer
+from swift.trainers import Seq2SeqTrainer, per_token_loss_func
 own = Seq2SeqTrainer._prepare_inputs
+def compute_loss(outputs, labels, **_):
+    return per_token_loss_func(outputs, labels).mean()
 def prepare_inputs(self, inputs):
-    return own(self, inputs | {"loss_scale": torch.ones_like(inputs["labels"])})
+    return own(self, inputs) | {"compute_loss_func": compute_loss}
 Seq2SeqTrainer._prepare_inputs = prepare_inputs
 """
+
+
+def weighted():
+    """Conversations in which answers have weights. The answers of weight 0 are not trained."""
+    for (q, a), (other, b), weight in zip(sums(), reversed(sums()), itertools.cycle((0.3, 2.0, 1.0)), strict=False):
+        turns = (("user", q, {}), ("assistant", a, {"loss_scale": weight}), ("user", other, {}))
+        turns += (("assistant", b, {"loss_scale": 1.5 if weight == 1 else 0.0}),)
+        yield {"messages": [{"role": role, "content": text} | scale for role, text, scale in turns]}
 
 
 @pytest.fixture(scope="module")
@@ -65,6 +82,7 @@ def runs(swift):
     for name, recipe in RECIPES.items():
         recipes |= {f"{name}, plain": recipe, f"{name}, ours": recipe | SFT}
     (swift.folder / "same.jsonl").write_text((json.dumps({"prompt": PROMPT, "completion": ANSWER}) + "\n") * EXAMPLES)
+    write_jsonl(swift.folder / "weighted.jsonl", weighted())
     same = {key: RECIPE[key] for key in ("max_steps", "learning_rate", "seed")} | ADAM | {"use_logits_to_keep": False}
     recipes["same"] = OTR | same | {"dataset": str(swift.folder / "same.jsonl")}
     saved = {"save_strategy": "steps", "save_steps": 3}
