@@ -28,8 +28,8 @@ ROW_METRICS = (
 DRAW_METRICS = ("reward", "hit_rate", "unsampled")
 # The name of the number of positions in a mapping of sums. All sums are divided by it.
 TOKEN_COUNT = "tokens"
-# The name of the sum of -log p of the label times the position's weight, if token_weights were given. Hosts log this sum,
-# divided by the number of positions, as their loss.
+# The name of the sum of -log p of the label times the position's weight, if token_weights were given. It is what hosts
+# log as their loss, after a division by the number of positions.
 WEIGHTED_NLL = "weighted_nll"
 
 

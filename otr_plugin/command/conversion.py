@@ -9,7 +9,7 @@ from typing import Any
 from otr_plugin.command.console import PROBLEM, UNREADABLE, Failure
 from otr_plugin.command.edits import MARKED, CannotEditError, Request, in_yaml, switched_off, switched_on, with_settings
 from otr_plugin.command.recipes import RecipeHost, recipe_of
-from otr_plugin.config import OTRConfig, SettingsError
+from otr_plugin.config import ROLLOUT_SETTINGS, OTRConfig, SettingsError
 from otr_plugin.hosts.axolotl.recipe import OTHER_LOSS_PLUGINS, is_class_name, other_loss_plugins
 from otr_plugin.hosts.recipe_text import RecipeText
 from otr_plugin.hosts.recipes import OtherLossError, RecipeError, conflicts, named_plugins
@@ -21,7 +21,7 @@ PLACES = ("plugins", "otr", "loss_type", BLOCK)  # keys at the top in which a re
 NOT_FINE_TUNING = "is not supervised fine-tuning, whose loss OTR replaces"
 
 
-@dataclass(frozen=True)
+@dataclass
 class Off:
     """A key, or a plugin, that selects another loss."""
 
@@ -29,6 +29,7 @@ class Off:
     name: str
     found: str
     fix: str
+    becomes: str | None = None  # our setting in its place
 
 
 @dataclass(frozen=True)
@@ -99,9 +100,9 @@ def _changed(
 
 
 def _converted(source: str, text: RecipeText, host: RecipeHost, settings: Mapping[str, Any]) -> Conversion:
-    settings = {"objective": "otr"} | dict(settings)
-    config = _config(settings)
     off = _other_losses(text, host)
+    settings = {"objective": "otr"} | _own_objective(text, host, off, settings) | dict(settings)
+    config = _config(settings)
     keys, plugins = [each.name for each in off if "." not in each.name], {each.name for each in off if "." in each.name}
     in_variables = host.name == "swift"
     result = switched_on(source, Request(in_variables, settings, keys, plugins.__contains__))
@@ -143,6 +144,26 @@ def _other_losses(text: RecipeText, host: RecipeHost) -> list[Off]:
                     raise _refused(text.name, NOT_FINE_TUNING, problems)
                 off.append(Off(text.line_of("plugins"), str(name), "under plugins", fix))
     return sorted(off, key=lambda each: each.line or 0)
+
+
+def _own_objective(text: RecipeText, host: RecipeHost, off: list[Off], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of the host's own objective that the recipe has, with which it goes on to train the same.
+
+    None if the caller's settings are of another objective. Adds to `off` what these settings replace.
+    """
+    if "objective" in settings or settings.keys() & set(ROLLOUT_SETTINGS):
+        return {}
+    recipe = recipe_of(text)
+    for each in off:
+        own = host.own_objectives.get(each.found if host.name == "trl" else each.name)
+        if own is None:
+            continue
+        each.becomes = f"objective: {own.name}"
+        if own.alpha in recipe:
+            alpha = own.settings(recipe)["alpha"]
+            off.append(Off(text.line_of(own.alpha), own.alpha, in_yaml(alpha), "remove it", f"alpha: {alpha}"))
+        return own.settings(recipe)
+    return {}
 
 
 def _rest(text: RecipeText, without: set[str]) -> dict[str, str]:

@@ -11,6 +11,7 @@ from otr_plugin.command.console import CANNOT_TELL, Failure
 from otr_plugin.config import OTRConfig
 from otr_plugin.hosts.axolotl import recipe as axolotl
 from otr_plugin.hosts.llamafactory import recipe as llamafactory
+from otr_plugin.hosts.own_objectives import OwnObjective
 from otr_plugin.hosts.recipe_text import RecipeText
 from otr_plugin.hosts.recipes import conflicts, names_otr, read_recipe, refuse_conflicts
 from otr_plugin.hosts.swift import recipe as swift
@@ -28,6 +29,7 @@ class RecipeHost:
     own_keys: frozenset[str]  # keys that, among these hosts, only this one's recipes have
     other_losses: Mapping[str, str]
     read: Callable[[RecipeText], OTRConfig | None]
+    own_objectives: Mapping[str, OwnObjective]
     # Keys of `other_losses` that select another kind of training, with other data: without them it is another recipe.
     other_trainings: frozenset[str] = frozenset()
 
@@ -83,6 +85,7 @@ HOSTS = {
             ),
             axolotl.OTHER_LOSSES,
             _read_axolotl,
+            axolotl.OWN_OBJECTIVES,
             _keys("rl reward_model process_reward_model kd_trainer orpo_alpha trainer_cls"),
         ),
         RecipeHost(
@@ -96,6 +99,7 @@ HOSTS = {
             ),
             llamafactory.OTHER_LOSSES,
             _read_llamafactory,
+            llamafactory.OWN_OBJECTIVES,
         ),
         RecipeHost(
             "trl",
@@ -108,6 +112,7 @@ HOSTS = {
             ),
             trl.OTHER_LOSSES,
             _read_trl,
+            trl.OWN_OBJECTIVES,
         ),
         RecipeHost(
             "swift",
@@ -119,6 +124,7 @@ HOSTS = {
             ),
             swift.OTHER_LOSSES,
             _read_swift,
+            swift.OWN_OBJECTIVES,
             _keys("rlhf_type"),
         ),
     )

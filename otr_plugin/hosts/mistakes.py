@@ -28,6 +28,7 @@ from otr_plugin.hosts.mentions import (
     reads_as_setting,
     setting_meant_by,
 )
+from otr_plugin.hosts.own_objectives import OwnObjective
 from otr_plugin.hosts.recipe_text import Entry, RecipeText, entries, is_empty, kept, nodes, scalars, value_of
 
 HOW_TO_ASK = "the plugin is named by `plugins: [otr]`, and its settings are indented below `otr:`, both at the top"
@@ -45,6 +46,9 @@ class Host:
     has_plugins: bool = False  # whether `plugins:` may name others than otr
     own_keys: tuple[str, ...] = ()  # keys of its own that read as one of OTR's
     dotted_keys: bool = False  # whether `otr.samples: 16` at the top is a setting
+    own_objectives: Mapping[str, OwnObjective] = field(
+        default_factory=dict
+    )  # those of `other_losses` that OTR has, too
     other_problems: Callable[[Mapping[str, Any]], list[str]] = field(default=lambda recipe: [])
 
 

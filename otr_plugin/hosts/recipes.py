@@ -28,6 +28,7 @@ from otr_plugin.hosts.mistakes import (
     problems_in_text,
     runs_as,
 )
+from otr_plugin.hosts.own_objectives import OwnObjective
 from otr_plugin.hosts.patching import is_traced
 from otr_plugin.hosts.recipe_text import RecipeText, kept, scalars
 
@@ -102,7 +103,7 @@ def read_recipe(
         )
     refuse(problems)
     config = _read_settings(host, recipe, text, overrides or {})
-    problems = [*conflicts(recipe, host.other_losses, text), *host.other_problems(recipe)]
+    problems = [*conflicts(recipe, host.other_losses, text, host.own_objectives), *host.other_problems(recipe)]
     refuse_conflicts(problems)
     return config
 
@@ -209,13 +210,20 @@ def unread_settings(setting: str, names: list[Any], place: str) -> str:
     )
 
 
-def conflicts(recipe: Mapping[str, Any], keys: Mapping[str, str], text: RecipeText | None = None) -> list[str]:
+def conflicts(
+    recipe: Mapping[str, Any],
+    keys: Mapping[str, str],
+    text: RecipeText | None = None,
+    own_objectives: Mapping[str, OwnObjective] | None = None,
+) -> list[str]:
     """One message for each of `keys` that the recipe sets; `keys` maps a key to the fix."""
     problems = []
     for key, fix in keys.items():
         if recipe.get(key):
             line = text.line_of(key) if text else None
             place = f"{text.place(line)}: " if text and line else ""
+            if own_objectives and key in own_objectives:
+                fix = own_objectives[key].with_values(fix, recipe)
             problems.append(f"{place}`{key}: {_as_written(recipe[key])}`: {fix}")
     return problems
 

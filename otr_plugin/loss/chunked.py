@@ -43,9 +43,9 @@ class Problem:
 
 
 class LinearLoss(torch.autograd.Function):
-    """(hidden, weight, bias, labels, problem) -> (loss, sums of ROW_METRICS, weighted NLL, number of trained positions).
+    """(hidden, weight, bias, labels, problem) -> (loss, sums of ROW_METRICS, weighted NLL, trained positions).
 
-    The weighted NLL is a sum, too; without weights it is that of the NLL.
+    The weighted NLL is a sum, too; without weights it is that of the NLL. The last one is a number.
     """
 
     @staticmethod

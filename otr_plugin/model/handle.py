@@ -300,11 +300,11 @@ class Handle:
     def _new_call(self, arguments: dict[str, Any], token_weights: Tensor | None) -> Call | None:
         """The Call for a forward with these arguments; None if the forward should run unchanged."""
         labels, shift_labels = trained_labels(self.forward_class, arguments), arguments.get("shift_labels")
-        if labels is None and shift_labels is None:
+        given = labels if shift_labels is None else shift_labels
+        if given is None:
             return None
         if self.call is not None:  # a forward inside another one of the same model: the outer one has the loss
             return None
-        given = labels if shift_labels is None else shift_labels
         if token_weights is not None and token_weights.shape != given.shape:
             raise ValueError(
                 f"otr: token_weights has shape {list(token_weights.shape)}, and the labels have shape "

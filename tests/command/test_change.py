@@ -4,6 +4,7 @@ import pytest
 import yaml
 
 from benchmarks.paths import EXAMPLES
+from otr_plugin import OTRConfig
 from otr_plugin.command.recipes import HOSTS
 from otr_plugin.hosts.recipe_text import RecipeText
 from tests.command.driver import otr
@@ -53,6 +54,47 @@ def test_another_loss_is_switched_off_and_named(tmp_path, host, key):
     assert f"# off for otr: {key}: 0.5  # why\nseed: 1\n" in done.stdout
     recipe.write_text(done.stdout)
     assert otr("remove", recipe).stdout == PLAIN[host] + f"{key}: 0.5  # why\nseed: 1\n"
+
+
+OWN_OBJECTIVES = [
+    ("axolotl", "use_eaft: true\n", {"objective": "eaft", "alpha": 1.0}),
+    ("axolotl", "use_eaft: true\neaft_alpha: 0.5\n", {"objective": "eaft", "alpha": 0.5}),
+    ("llamafactory", "use_dft_loss: true\n", {"objective": "dft"}),
+    ("llamafactory", "eaft_alpha: 2\nuse_eaft_loss: true\n", {"objective": "eaft", "alpha": 2}),
+    ("trl", "loss_type: dft\n", {"objective": "dft"}),
+    ("swift", "enable_dft_loss: true\n", {"objective": "dft"}),
+]
+
+
+@pytest.mark.parametrize(("host", "lines", "settings"), OWN_OBJECTIVES)
+def test_an_objective_of_the_hosts_own_is_kept(tmp_path, host, lines, settings):
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(PLAIN[host] + lines)
+    done = otr("add", recipe)
+    assert done.exit_code == 0
+    assert HOSTS[host].read(RecipeText(done.stdout, "recipe.yaml")) == OTRConfig(**settings)
+    for key, value in settings.items():
+        assert f": it is `{key}: {value}` of this package now" in done.stderr or value == 1.0
+    assert "--set objective=otr trains One-Token Rollout in its place" in done.stderr
+    for line in lines.splitlines():
+        assert f"# off for otr: {line}" in done.stdout
+    kept = recipe.read_text()
+    recipe.write_text(done.stdout)
+    assert otr("remove", recipe).stdout == kept
+    recipe.write_text(kept)
+    for assignment in ("objective=otr", "samples=16"):
+        done = otr("add", recipe, "--set", assignment)
+        assert HOSTS[host].read(RecipeText(done.stdout, "recipe.yaml")).objective == "otr"
+        assert "of this package now" not in done.stderr
+
+
+@pytest.mark.parametrize(("host", "lines", "settings"), OWN_OBJECTIVES)
+def test_the_refusal_of_an_objective_of_the_hosts_own_names_ours(tmp_path, host, lines, settings):
+    recipe = tmp_path / "recipe.yaml"
+    switched_on = "loss_type: otr\n" if host == "swift" else "plugins: [otr]\n"
+    recipe.write_text(PLAIN[host] + switched_on + lines)
+    want = ", ".join(f"{key}: {value}" for key, value in settings.items())
+    assert ("`OTR_OBJECTIVE: dft`" if host == "swift" else f"`otr: {{{want}}}`") in otr("check", recipe).stdout
 
 
 CCE = "axolotl.integrations.cut_cross_entropy.CutCrossEntropyPlugin"

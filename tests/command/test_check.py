@@ -152,9 +152,6 @@ def test_gpus_are_consistent():
         "tuner_backend: unsloth",
         "sequence_parallel_size: 2",
         "acc_strategy: seq",
-        "loss_scale: hermes",
-        "loss_scale: last_round+react",
-        "is_binary_loss_scale: false",
     ],
 )
 def test_swifts_other_losses_are_found_in_the_text(tmp_path, line):
@@ -166,7 +163,7 @@ def test_swifts_other_losses_are_found_in_the_text(tmp_path, line):
     recipe.write_text(PLAIN["swift"].replace("loss_type: otr\n", "") + line)
     assert otr("check", recipe).exit_code == 0
     allowed = "task_type: causal_lm\ntuner_backend: peft\nsequence_parallel_size: 1\nacc_strategy: token\n"
-    recipe.write_text(PLAIN["swift"] + allowed + "loss_scale: last_round+ignore_empty_think\n")
+    recipe.write_text(PLAIN["swift"] + allowed + "loss_scale: last_round+react\nis_binary_loss_scale: false\n")
     assert otr("check", recipe).exit_code == 0
 
 

@@ -64,9 +64,12 @@ def command(
             }
         )
     for each in made.off:
-        note(
-            f"switched off `{each.name}` ({each.found}) of line {each.line}: with it, the run would not train with OTR"
-        )
+        why = "with it, the run would not train with OTR"
+        if each.becomes is not None:
+            why = f"it is `{each.becomes}` of this package now"
+        note(f"switched off `{each.name}` ({each.found}) of line {each.line}: {why}")
+    if any(each.becomes for each in made.off):
+        note("the recipe trains its own objective as before; --set objective=otr trains One-Token Rollout in its place")
     if made.text == source:
         note(f"{recipe} has OTR already")
     deliver(recipe, source, made.text, written, show_diff, as_json)

@@ -96,7 +96,9 @@ def _report(path: Path, level: str, strict: bool, chosen: str | None, gpu: GPU |
                 (_problem(each, text) for each in error.conflicts), key=lambda each: each["line"] or 0
             )
         except RecipeError as error:
-            others = conflicts(recipes.recipe_of(text), host.other_losses, text) if host.is_named_in(text) else []
+            others = []
+            if host.is_named_in(text):
+                others = conflicts(recipes.recipe_of(text), host.other_losses, text, host.own_objectives)
             report.problems = [_problem(each, text) for each in (*error.problems, *others)]
         if level != "static" and not report.problems:
             found_by_host = host_level.problems_of(host, recipes.recipe_of(text), path, gpu)

@@ -7,6 +7,7 @@ from typing import Any
 
 from otr_plugin.hosts.mentions import is_plugin_name
 from otr_plugin.hosts.mistakes import Host
+from otr_plugin.hosts.own_objectives import OwnObjective
 from otr_plugin.hosts.recipes import named_plugins
 
 CLASS = "otr_plugin.hosts.axolotl.adapter.OTRPlugin"
@@ -18,7 +19,8 @@ OTHER_LOSSES = {
     "liger_use_token_scaling": "set it to false; `otr: {objective: dft}` weights tokens the same way",
     "cut_cross_entropy": "set it to false, or remove its plugin; OTR does not hold whole logits either",
     "chunked_cross_entropy": "set it to false; OTR does not hold whole logits either",
-    "use_eaft": "set it to false",
+    "use_eaft": "set it to false; `otr: {objective: eaft, alpha: eaft_alpha}` is that loss, divided by (ln 20)^alpha, "
+    "without whole logits",
     "kd_trainer": "remove it: distillation has a loss of its own",
     "orpo_alpha": "remove it: ORPO has a loss of its own",
     "rl": "remove it: preference and RL trainers have losses of their own",
@@ -28,6 +30,7 @@ OTHER_LOSSES = {
     "trainer_cls": "remove it: a custom trainer may compute its own loss",
     "unsloth_cross_entropy_loss": "set it to false",
 }
+OWN_OBJECTIVES = {"use_eaft": OwnObjective("eaft", "eaft_alpha"), "liger_use_token_scaling": OwnObjective("dft")}
 # Plugins with which Axolotl computes another loss: the key that switches that loss off, if there is one, and the fix.
 OTHER_LOSS_PLUGINS = {
     "CutCrossEntropyPlugin": ("cut_cross_entropy", "remove the plugin, or set cut_cross_entropy: false"),
@@ -56,5 +59,6 @@ HOST = Host(
     has_plugins=True,
     own_keys=("trl",),  # whose block has `beta` and `temperature`, too
     dotted_keys=True,
+    own_objectives=OWN_OBJECTIVES,
     other_problems=other_loss_plugins,
 )

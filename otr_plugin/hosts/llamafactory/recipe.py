@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from otr_plugin.hosts.mistakes import Host
+from otr_plugin.hosts.own_objectives import OwnObjective
 from otr_plugin.hosts.recipe_text import SUFFIXES, RecipeText
 
 TRIED = ("0.9.5",)  # versions that the tests run
@@ -14,14 +15,16 @@ STAGES = ("sft", "pt")
 # Keys with which LLaMA-Factory computes another loss, and the fix for each.
 OTHER_LOSSES = {
     "use_dft_loss": "set it to false; `otr: {objective: dft}` is that loss, without whole logits",
-    "use_eaft_loss": "set it to false",
-    "use_asft_loss": "set it to false",
+    "use_eaft_loss": "set it to false; `otr: {objective: eaft, alpha: eaft_alpha}` is that loss, without whole logits",
+    "use_asft_loss": "set it to false; OTR has no such loss, which needs the logits of a second model. "
+    "`otr: {objective: dft}` is its part without that model",
     "use_unsloth": "set it to false: Unsloth's forward computes the loss without calling the model's head",
     "use_mca": "set it to false: Megatron's trainer computes the loss",
     "use_hyper_parallel": "set it to false: its trainer computes the loss",
     "use_kt": "set it to false: OTR has not been tested with KTransformers' trainer",
     "label_smoothing_factor": "set it to 0: with label smoothing the trainer computes the loss",
 }
+OWN_OBJECTIVES = {"use_dft_loss": OwnObjective("dft"), "use_eaft_loss": OwnObjective("eaft", "eaft_alpha")}
 
 
 def recipe_text(command_line: Sequence[str] | None = None) -> RecipeText:
@@ -42,5 +45,6 @@ HOST = Host(
     "LLaMA-Factory",
     OTHER_LOSSES,
     own_keys=("temperature", "top_k", "top_p"),  # of generation
+    own_objectives=OWN_OBJECTIVES,
     other_problems=other_stages,
 )

@@ -13,6 +13,7 @@ import yaml
 from otr_plugin.config import OTRConfig, SettingsError
 from otr_plugin.hosts.mentions import begins_with_otr, is_close_to, mentions_otr, nearest_setting, reads_as_setting
 from otr_plugin.hosts.mistakes import COMMAND_LINE, ENVIRONMENT, duplicates, in_order_of_lines, no_mapping
+from otr_plugin.hosts.own_objectives import OwnObjective
 from otr_plugin.hosts.recipe_text import Entry, RecipeText, entries, kept, scalars
 from otr_plugin.hosts.recipes import RecipeError, refuse
 from otr_plugin.hosts.run_record import with_options
@@ -32,6 +33,7 @@ OTHER_LOSSES = {
     "enable_channel_loss": "set it to false: it takes every token's loss from whole logits",
     "label_smoothing_factor": "set it to 0: with label smoothing the trainer computes the loss",
 }
+OWN_OBJECTIVES = {"enable_dft_loss": OwnObjective("dft")}
 
 # Keys of which one value leaves the loss to OTR; the values that do, and the fix for all others.
 ONLY_VALUES: dict[str, tuple[tuple[Any, ...], str]] = {

@@ -10,10 +10,12 @@ import yaml
 
 from otr_plugin.hosts.mentions import SETTINGS_KEY
 from otr_plugin.hosts.mistakes import Host
+from otr_plugin.hosts.own_objectives import OwnObjective
 from otr_plugin.hosts.recipe_text import RecipeText
 
 TRIED = ("1.9.0", "1.16.0")  # versions that the tests run
 OTHER_LOSSES = {"label_smoothing_factor": "set it to 0: with label smoothing the trainer computes the loss"}
+OWN_OBJECTIVES = {"dft": OwnObjective("dft")}  # by the value of loss_type
 PLAIN_LOSSES = (None, "nll", "chunked_nll")  # cross entropy, computed by a head that OTR replaces
 
 

@@ -1,6 +1,5 @@
 """`otr` where ms-swift is installed."""
 
-from otr_plugin.hosts.swift.recipe import WEIGHTED
 from tests.hosts.command import (
     assert_doctor_finds,
     assert_the_host_accepts_its_examples_and_refuses,
@@ -17,12 +16,6 @@ def test_the_hosts_own_parser_reads_the_recipe(monkeypatch, tmp_path):
 @needs_this_host
 def test_the_host_prepares_some_rows(monkeypatch, tmp_path):
     assert_the_host_counts_rows("swift", 1, "max_length", "new_special_tokens: [zy]", monkeypatch, tmp_path)
-
-
-def test_the_loss_scales_with_weights_are_swifts():
-    from swift.loss_scale.mapping import get_loss_scale, loss_scale_map
-
-    assert {name for name in loss_scale_map if not get_loss_scale(name).is_binary_loss_scale} == set(WEIGHTED)
 
 
 def test_doctor_finds_the_host():
