@@ -4,22 +4,27 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 
-from benchmarks.performance.contenders import Case, Size, available
+from benchmarks.performance.contenders import Case, Size
 
 
-def peak_megabytes(contender: str, size: Size, trainable: bool) -> float:
-    """Returns the peak memory of one step above what its inputs take, measured in a new process."""
-    command = [sys.executable, "-m", "benchmarks.performance.memory", contender, *map(str, size), str(int(trainable))]
+def peak_megabytes(contender: str, size: Size, trainable: bool, table: str = "contenders") -> float:
+    """Returns the peak memory of one step above what its inputs take, measured in a new process.
+
+    `table` is the module of this package whose `available` has the contender.
+    """
+    arguments = [table, contender, *map(str, size), str(int(trainable))]
+    command = [sys.executable, "-m", "benchmarks.performance.memory", *arguments]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     if result.returncode:
         raise RuntimeError(f"{contender} at {size} failed:\n{result.stderr}")
     return float(result.stdout)
 
 
-def _peak_megabytes_here(contender: str, size: Size, trainable: bool) -> float:
-    step = available()[contender]
+def _peak_megabytes_here(table: str, contender: str, size: Size, trainable: bool) -> float:
+    step = import_module(f"benchmarks.performance.{table}").available()[contender]
     step(Case.make(Size(64, 64, 1000), trainable))  # Allocates what is needed once: threads, libraries, their buffers.
     case = Case.make(size, trainable)
     before = process_kilobytes("VmRSS")
@@ -42,5 +47,5 @@ def process_kilobytes(key: str) -> int:
 
 
 if __name__ == "__main__":
-    name, n, d, v, trainable = sys.argv[1:]
-    print(_peak_megabytes_here(name, Size(int(n), int(d), int(v)), bool(int(trainable))))
+    table, name, n, d, v, trainable = sys.argv[1:]
+    print(_peak_megabytes_here(table, name, Size(int(n), int(d), int(v)), bool(int(trainable))))
