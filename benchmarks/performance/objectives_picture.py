@@ -64,7 +64,9 @@ def run(args: argparse.Namespace) -> None:
         found = curve(p, config)
         _draw(left, p, found.weight, name, colour)
         _draw(right, p, found.pull, name, colour)
-    left.set(title="weight A: the factor of p in the gradient", ylabel="|A|, dashed where A is negative", ylim=(1e-5, 2))
+    left.set(
+        title="weight A: the factor of p in the gradient", ylabel="|A|, dashed where A is negative", ylim=(1e-5, 2)
+    )
     right.set(title="pull: minus the gradient of the label's logit", ylabel="pull", ylim=(1e-5, 2))
     for axes in (left, right):
         axes.set(xscale="log", yscale="log", xlabel="probability of the label")

@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from benchmarks.hosts import objectives
 from otr_plugin import OTRConfig
 from otr_plugin.loss.reference import otr_loss_on_logits
 from otr_plugin.metrics import PREFIX, ROW_METRICS
@@ -29,6 +30,16 @@ def same_training(ours, plain, *, norms):
     for (loss, norm), (own_loss, own_norm) in zip(losses(ours), losses(plain), strict=True):
         assert loss == pytest.approx(own_loss, rel=2e-6)
         assert norm == pytest.approx(own_norm, rel=norms)
+
+
+def same_objectives(host, runs):
+    """The host's own objectives and ours: losses and gradient norms are equal step by step, but for a known factor."""
+    found = objectives.ratios(host, runs)
+    assert found.keys() == objectives.TWINS[host].keys()
+    for name, each in found.items():
+        assert len(each["losses"]) == 5
+        assert each["losses"] == pytest.approx([each["factor"]] * 5, rel=2e-5), name  # otr/objective has six decimals
+        assert each["norms"] == pytest.approx([each["factor"]] * 5, rel=5e-5), name
 
 
 def same_after_resume(unbroken, resumed, weights=None):

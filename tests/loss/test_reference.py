@@ -243,3 +243,24 @@ def test_without_trained_positions_the_loss_is_zero_and_has_gradients():
     assert result.loss == 0
     assert not result.gradients["hidden"].any()
     assert not result.gradients["weight"].any()
+
+
+@pytest.mark.parametrize("beta", [-2.0, -0.1])
+def test_the_expected_pull_on_the_label_is_positive_although_beta_p_minus_q_may_not_be(beta):
+    """docs/objectives.md: beta (p - q) pushes every token away that is less probable than exp(-Renyi's entropy)."""
+    g, kappa = torch.Generator().manual_seed(4), 1.3
+    logits = torch.randn(40, 30, generator=g, dtype=torch.float64) * 3
+    p, labels = logits.softmax(-1), torch.arange(40) % 30
+    q = (logits / kappa).softmax(-1)
+    leaf = logits.clone().requires_grad_()
+    config = OTRConfig(estimator="exact", beta=beta, temperature=kappa)
+    loss, _ = otr_loss_on_logits(leaf, labels, config, num_items=1)
+    (gradient,) = torch.autograd.grad(loss, leaf)
+    p_y, q_y, at_label = (t.gather(1, labels[:, None]).squeeze(1) for t in (p, q, gradient))
+    torch.testing.assert_close(-at_label, q_y * (1 - p_y) - beta * p_y * (1 - q_y))
+    assert (at_label < 0).all()
+    order = 1 / kappa
+    renyi = (p**order).sum(-1).log() / (1 - order)
+    pushed_away = beta * (p - q) > 0  # a positive gradient makes a logit smaller
+    assert torch.equal(pushed_away, p < torch.exp(-renyi)[:, None])
+    assert 0 < pushed_away.gather(1, labels[:, None]).sum() < 40

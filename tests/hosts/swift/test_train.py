@@ -8,6 +8,7 @@ import json
 
 import pytest
 
+from benchmarks.hosts import objectives
 from benchmarks.hosts.driver import sums, write_jsonl
 from benchmarks.hosts.liger_on_cpu import ENVIRONMENT, NORM_RAN, PREAMBLE
 from benchmarks.hosts.swift import ROOT
@@ -21,6 +22,7 @@ from tests.hosts.agreement import (
     losses,
     same_after_resume,
     same_as_the_specification,
+    same_objectives,
     same_training,
 )
 from tests.hosts.shared_run import assert_shared
@@ -85,6 +87,7 @@ def runs(swift):
     write_jsonl(swift.folder / "weighted.jsonl", weighted())
     same = {key: RECIPE[key] for key in ("max_steps", "learning_rate", "seed")} | ADAM | {"use_logits_to_keep": False}
     recipes["same"] = OTR | same | {"dataset": str(swift.folder / "same.jsonl")}
+    recipes |= objectives.recipes("swift")
     saved = {"save_strategy": "steps", "save_steps": 3}
     recipes |= {
         "otr": OTR | EVALUATED,
@@ -131,6 +134,10 @@ def test_otr(runs):
 
 def test_otr_is_what_the_specification_says(swift, runs):
     same_as_the_specification(runs["same"]["log"], swift.folder / "model")
+
+
+def test_the_hosts_own_objectives_are_ours(runs):
+    same_objectives("swift", {name: runs[name]["log"] for name in objectives.recipes("swift")})
 
 
 def test_an_accuracy_that_needs_logits_is_refused(runs):

@@ -1,0 +1,8 @@
+"""Axolotl's own objectives and ours train the same, but for the factors that docs/objectives.md explains."""
+
+from benchmarks.hosts import objectives
+from tests.hosts.agreement import same_objectives
+
+
+def test_the_hosts_own_objectives_are_ours(axolotl):
+    same_objectives("axolotl", objectives.logs("axolotl", axolotl))
