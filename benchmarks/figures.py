@@ -33,7 +33,7 @@ from benchmarks.hosts.features import page as features
 from benchmarks.learning import plan, report, store, tables
 from benchmarks.learning.study import Study
 from benchmarks.paths import RESULTS, ROOT
-from benchmarks.performance import axolotl_step, gradient_size, loss, memory_page, slices
+from benchmarks.performance import axolotl_step, gradient_size, loss, memory_page, objectives, slices
 from benchmarks.quickstart import command as quickstart
 from benchmarks.soak import command as soak
 from otr_plugin import OTRConfig
@@ -294,6 +294,8 @@ RENDERERS: dict[tuple[str, str | None], Callable[[Any], list[str]]] = {
     ("memory-on-paper", None): memory_page.table,
     ("memory-on-paper", "models"): memory_page.models,
     ("share", None): _shared,
+    ("results", "objectives"): objectives.functions_of_hosts,
+    ("results", "objective-runs"): objectives.runs_of_hosts,
     ("results", "soak"): soak.slopes_of,
     ("results", "soak-metrics"): soak.metrics_of,
     ("results", "features"): features.matrix,

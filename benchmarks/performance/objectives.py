@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import json
 import statistics
 import tempfile
 from collections.abc import Callable
@@ -23,31 +24,15 @@ from torch import Tensor
 from benchmarks import provenance
 from benchmarks.hosts import objectives as runs
 from benchmarks.paths import RESULTS
-from benchmarks.performance import memory, timing
-from benchmarks.performance.contenders import (
-    CROSS_ENTROPY,
-    FLOOR,
-    Case,
-    Contender,
-    Size,
-    bare_gemms,
-    ours,
-    whole_cross_entropy,
-)
-from otr_plugin import OTRConfig
+from benchmarks.performance import contenders, memory, timing
+from benchmarks.performance.contenders import CROSS_ENTROPY, FLOOR, SAMPLED, Case, Contender, Size
 from otr_plugin.loss.checks import IGNORE_INDEX
 
 SIZE = Size(512, 1024, 151936)
 SMALL = Size(32, 16, 500)
 PACKAGES = {"llamafactory": "llamafactory", "swift": "ms-swift", "axolotl": "axolotl", "trl": "trl"}
 TITLES = {"llamafactory": "LLaMA-Factory", "swift": "ms-swift", "axolotl": "Axolotl", "trl": "TRL"}
-OURS = {
-    "dft": OTRConfig(objective="dft"),
-    "eaft": OTRConfig(objective="eaft"),
-    "power": OTRConfig(objective="power", alpha=0.7),
-    "sft": OTRConfig(objective="sft"),
-    "otr": OTRConfig(),
-}
+BESIDE = (FLOOR, CROSS_ENTROPY, "ours: sft", "ours: dft", "ours: power", "ours: eaft", SAMPLED)
 
 
 def add_to(parser: argparse.ArgumentParser) -> None:
@@ -65,10 +50,8 @@ def installed_host() -> str:
 
 
 def available() -> dict[str, Contender]:
-    """The bare GEMMs, the host's functions and ours, by name."""
-    contenders: dict[str, Contender] = {FLOOR: bare_gemms, CROSS_ENTROPY: whole_cross_entropy}
-    contenders |= {name: _step(function) for name, function in host_functions(installed_host()).items()}
-    return contenders | {f"ours: {name}": ours(config) for name, config in OURS.items()}
+    """The host's functions, by host and objective."""
+    return {name: _step(function) for name, function in host_functions(installed_host()).items()}
 
 
 def _step(function: Callable[[Case], Tensor]) -> Contender:
@@ -137,24 +120,23 @@ def _trained(case: Case) -> Tensor:
 def run(args: argparse.Namespace) -> None:
     host, size = installed_host(), SMALL if args.small else SIZE
     out = args.out or RESULTS / f"objectives-{host}"
-    contenders = available()
+    own, everybodys = available(), contenders.available()
+    functions = {name: everybodys[name] for name in BESIDE} | own
     case = Case.make(size, trainable=False)
     case.labels[-1] = IGNORE_INDEX
     results: dict[str, Any] = provenance.collect((PACKAGES[host], "trl", "transformers", "torch"))
     results |= {"host": host, "dtype": "float32", "rounds": args.rounds, "n": size.n, "d": size.d, "v": size.v}
-    seconds = timing.interleaved_seconds(case, contenders, args.rounds, lambda: None)
-    results["functions"] = {
-        name: {
+    seconds = timing.interleaved_seconds(case, functions, args.rounds, lambda: None)
+    results["functions"] = {}
+    for name in functions:
+        table = "objectives" if name in own else "contenders"
+        results["functions"][name] = cell = {
             "seconds": statistics.median(seconds[name]),
             "ratio": timing.median_ratio(seconds[name], seconds[FLOOR]),
-            "megabytes": memory.peak_megabytes(name, size, trainable=False, table="objectives"),
+            "megabytes": memory.peak_megabytes(name, size, trainable=False, table=table),
         }
-        for name in contenders
-    }
-    for name, cell in results["functions"].items():
-        if name in host_functions(host):
-            twin = f"ours: {name.split(': ')[1]}"
-            cell["beside ours"] = timing.median_ratio(seconds[name], seconds[twin])
+        if name in own:
+            cell["beside ours"] = timing.median_ratio(seconds[name], seconds[f"ours: {name.split(': ')[1]}"])
     del case
     with tempfile.TemporaryDirectory() as folder:
         results["runs"] = runs.ratios(host, runs.logs(host, runs.driver_of(host, Path(folder))))
@@ -197,3 +179,40 @@ def _runs(results: dict[str, Any]) -> list[str]:
 def _range(values: list[float]) -> str:
     low, high = (f"{value:.5f}" for value in (min(values), max(values)))
     return low if low == high else f"{low} to {high}"
+
+
+def _results(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(path.read_text()) for path in sorted(folder.glob("objectives-*.json"))]
+
+
+def functions_of_hosts(folder: Path) -> list[str]:
+    """Returns the lines of the table in docs/objectives.md of each host's functions, beside ours in the same run."""
+    lines = ["| function | its time, as a multiple of ours | its memory | ours | whole cross entropy |"]
+    lines += ["|---|---:|---:|---:|---:|"]
+    sources = []
+    for results in _results(folder):
+        cells = results["functions"]
+        for name, cell in cells.items():
+            if "beside ours" in cell:
+                twin = cells[f"ours: {name.split(': ')[1]}"]
+                memories = (f"{each['megabytes']:,.0f} MB" for each in (cell, twin, cells[CROSS_ENTROPY]))
+                lines.append(f"| {name} | {cell['beside ours']:.2f} × | " + " | ".join(memories) + " |")
+        sources += ["", provenance.describe(results)]
+    return lines + sources
+
+
+def runs_of_hosts(folder: Path) -> list[str]:
+    """Returns the lines of the table in docs/objectives.md of the hosts' runs."""
+    lines = ["| host | objective | by the formulas | losses | gradient norms | eval_loss: its own, ours |"]
+    lines += ["|---|---|---:|---:|---:|---:|"]
+    sources = []
+    for results in _results(folder):
+        package = PACKAGES[results["host"]]
+        title = f"{TITLES[results['host']]} {results['versions'][package]}"
+        for name, each in results["runs"].items():
+            alpha = f", alpha {each['ours']['alpha']}" if "alpha" in each["ours"] else ""
+            evaluated = f"{each['eval_loss']['own']:.3f}, {each['eval_loss']['ours']:.3f}"
+            numbers = f"{each['factor']:.5f} | {_range(each['losses'])} | {_range(each['norms'])} | {evaluated}"
+            lines.append(f"| {title} | {name}{alpha} | {numbers} |")
+        sources += ["", provenance.describe(results)]
+    return lines + sources

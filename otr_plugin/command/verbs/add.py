@@ -64,10 +64,11 @@ def command(
             }
         )
     for each in made.off:
-        why = "with it, the run would not train with OTR"
-        if each.becomes is not None:
-            why = f"it is `{each.becomes}` of this package now"
-        note(f"switched off `{each.name}` ({each.found}) of line {each.line}: {why}")
+        off = f"switched off `{each.name}` ({each.found}) of line {each.line}"
+        if each.becomes is None:
+            note(f"{off}: with it, the run would not train with OTR")
+        else:
+            note(f"{off}: it is `{each.becomes}` of this package now")
     if any(each.becomes for each in made.off):
         note("the recipe trains its own objective as before; --set objective=otr trains One-Token Rollout in its place")
     if made.text == source:
