@@ -64,11 +64,11 @@ def command(
             }
         )
     for each in made.off:
-        off = f"switched off `{each.name}` ({each.found}) of line {each.line}"
+        name, found, line = each.name, each.found, each.line
         if each.becomes is None:
-            note(f"{off}: with it, the run would not train with OTR")
+            note(f"switched off `{name}` ({found}) of line {line}: with it, the run would not train with OTR")
         else:
-            note(f"{off}: it is `{each.becomes}` of this package now")
+            note(f"switched off `{name}` ({found}) of line {line}: it is `{each.becomes}` of this package now")
     if any(each.becomes for each in made.off):
         note("the recipe trains its own objective as before; --set objective=otr trains One-Token Rollout in its place")
     if made.text == source:
