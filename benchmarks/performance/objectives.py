@@ -25,14 +25,14 @@ from benchmarks import provenance
 from benchmarks.hosts import objectives as runs
 from benchmarks.paths import RESULTS
 from benchmarks.performance import contenders, memory, timing
-from benchmarks.performance.contenders import CROSS_ENTROPY, FLOOR, SAMPLED, Case, Contender, Size
+from benchmarks.performance.contenders import CROSS_ENTROPY, FLOOR, Case, Contender, Size
 from otr_plugin.loss.checks import IGNORE_INDEX
 
 SIZE = Size(512, 1024, 151936)
 SMALL = Size(32, 16, 500)
 PACKAGES = {"llamafactory": "llamafactory", "swift": "ms-swift", "axolotl": "axolotl", "trl": "trl"}
 TITLES = {"llamafactory": "LLaMA-Factory", "swift": "ms-swift", "axolotl": "Axolotl", "trl": "TRL"}
-BESIDE = (FLOOR, CROSS_ENTROPY, "ours: sft", "ours: dft", "ours: power", "ours: eaft", SAMPLED)
+BESIDE = (FLOOR, CROSS_ENTROPY, "ours: sft", "ours: dft", "ours: power", "ours: eaft")
 
 
 def add_to(parser: argparse.ArgumentParser) -> None:
