@@ -149,7 +149,7 @@ def _other_losses(text: RecipeText, host: RecipeHost) -> list[Off]:
 def _own_objective(text: RecipeText, host: RecipeHost, off: list[Off], settings: Mapping[str, Any]) -> dict[str, Any]:
     """The settings of the host's own objective that the recipe has, with which it goes on to train the same.
 
-    None if the caller's settings are of another objective. Adds to `off` what these settings replace.
+    Empty if the caller's settings are of another objective. Adds to `off` what these settings replace.
     """
     if "objective" in settings or settings.keys() & set(ROLLOUT_SETTINGS):
         return {}

@@ -46,9 +46,7 @@ class Host:
     has_plugins: bool = False  # whether `plugins:` may name others than otr
     own_keys: tuple[str, ...] = ()  # keys of its own that read as one of OTR's
     dotted_keys: bool = False  # whether `otr.samples: 16` at the top is a setting
-    own_objectives: Mapping[str, OwnObjective] = field(
-        default_factory=dict
-    )  # those of `other_losses` that OTR has, too
+    own_objectives: Mapping[str, OwnObjective] = field(default_factory=dict)  # keys whose loss OTR has, too
     other_problems: Callable[[Mapping[str, Any]], list[str]] = field(default=lambda recipe: [])
 
 

@@ -216,7 +216,10 @@ def conflicts(
     text: RecipeText | None = None,
     own_objectives: Mapping[str, OwnObjective] | None = None,
 ) -> list[str]:
-    """One message for each of `keys` that the recipe sets; `keys` maps a key to the fix."""
+    """One message for each of `keys` that the recipe sets; `keys` maps a key to the fix.
+
+    The fix of one of `own_objectives` gets the recipe's values.
+    """
     problems = []
     for key, fix in keys.items():
         if recipe.get(key):
