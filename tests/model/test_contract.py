@@ -6,7 +6,7 @@ import re
 
 import pytest
 import torch
-from transformers import Trainer
+from transformers import Trainer, default_data_collator
 
 from benchmarks.paths import ROOT
 from otr_plugin import OTRConfig, attach
@@ -204,6 +204,23 @@ def test_prediction_loss_only(model, tmp_path):
     trainer.evaluate()
     assert trainer.predict(rows()).predictions is None
     assert widths == {1}
+
+
+def test_token_weights_of_a_data_collator(model, tmp_path):
+    attach(model, SFT)
+    trainer = trainer_of(model, tmp_path)
+
+    def collate(examples):
+        batch = default_data_collator(examples)
+        return batch | {"token_weights": torch.full(batch["labels"].shape, 2.0)}
+
+    trainer.data_collator = collate
+    trainer.train()
+    logged = [entry for entry in trainer.state.log_history if "loss" in entry]
+    assert len(logged) == 2
+    for entry in logged:
+        assert entry["loss"] == pytest.approx(2 * entry["otr/nll"], rel=1e-5)
+        assert entry["otr/weight"] == pytest.approx(2)
 
 
 class Scales(Trainer):

@@ -1,6 +1,7 @@
 """An SFTTrainer and attach() in any order of calls, and an SFTTrainer after detach()."""
 
 import pytest
+import torch
 from datasets import load_dataset
 from transformers import AutoModelForCausalLM
 from trl import SFTConfig, SFTTrainer
@@ -104,3 +105,19 @@ def test_another_loss_of_trls_is_refused_in_any_order(trl):
     attach(trainer.model)
     with pytest.raises(ValueError, match=r"`loss_type: dft`: remove it|the trainer's compute_loss_func"):
         trainer.train()
+
+
+def test_token_weights_of_a_data_collator_are_trained(trl):
+    trainer = trainer_of(trl, load(trl))
+    attach(trainer.model, OTRConfig(objective="sft"))
+    collate = trainer.data_collator
+
+    def collate_with_weights(examples):
+        batch = collate(examples)
+        return batch | {"token_weights": torch.full(batch["labels"].shape, 2.0)}
+
+    trainer.data_collator = collate_with_weights
+    trainer.train()
+    for entry in entries(trainer):
+        assert entry["loss"] == pytest.approx(2 * entry["otr/nll"], rel=1e-5)
+        assert entry["otr/weight"] == pytest.approx(2)
