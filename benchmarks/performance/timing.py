@@ -10,7 +10,11 @@ from benchmarks.performance.contenders import Case, Contender
 
 
 def interleaved_seconds(
-    case: Case, contenders: dict[str, Contender], rounds: int, advance: Callable[[], None]
+    case: Case,
+    contenders: dict[str, Contender],
+    rounds: int,
+    advance: Callable[[], None],
+    clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, list[float]]:
     """Returns the seconds of every counted round, by contender.
 
@@ -21,10 +25,10 @@ def interleaved_seconds(
     for turn in range(rounds + 1):
         for name, contender in contenders.items():
             case.clear_gradients()
-            start = time.perf_counter()
+            start = clock()
             contender(case)
             if turn > 0:
-                seconds[name].append(time.perf_counter() - start)
+                seconds[name].append(clock() - start)
             advance()
     return seconds
 
