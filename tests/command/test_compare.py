@@ -104,7 +104,7 @@ def test_the_same_examples_are_seen_by_their_tokens(tmp_path):
     """TRL writes no name of a data set, but counts of tokens."""
     folders = [folder_of(tmp_path, "trl", kind) for kind in ("sft", "otr")]
     (data,) = [each for each in otr("compare", *folders, "--json").json["checks"] if each["name"] == "data"]
-    assert (data["verdict"], data["evidence"]) == ("same", "as many tokens at each of the 10 logged steps")
+    assert (data["verdict"], data["evidence"]) == ("same", "as many tokens at 10 of 10 logged steps")
 
     def other(state):
         state["log_history"][3]["num_tokens"] += 1
@@ -112,6 +112,22 @@ def test_the_same_examples_are_seen_by_their_tokens(tmp_path):
     change(state_of(folders[1]), other)
     done = otr("compare", *folders, "--json")
     assert (done.exit_code, verdicts(done)["data"]) == (1, "differs")
+
+
+def test_a_counter_that_a_resume_has_changed_is_no_other_data(pair):
+    """Axolotl counts otherwise after a resume; equal steps are equal tokens all the same."""
+
+    def resumed(state):
+        for entry in state["log_history"]:
+            if entry["step"] > 20 and "tokens/trainable" in entry:
+                entry["tokens/trainable"] -= 57
+
+    change(state_of(pair[1]), resumed)
+    done = otr("compare", *pair, "--json")
+    assert (done.exit_code, done.json["nll"]["unit"]) == (0, "steps")
+    assert [part["end"] for part in done.json["nll"]["stretches"]] == [10.0, 22.0, 32.0, 44.0]
+    (data,) = [each for each in done.json["checks"] if each["name"] == "data"]
+    assert data["evidence"] == "as many trained tokens at 21 of 22 logged steps"
 
 
 def test_the_first_step_shows_another_model_or_batch(tmp_path):

@@ -122,10 +122,12 @@ def short_names(paths: Sequence[Path]) -> list[str]:
 
 def _scale(found: Comparison) -> str:
     """Tokens, where all runs count them; else steps, if they have as many tokens; else epochs, of the same data."""
-    counter = common_counter([run.log for run in found.runs])
-    if counter is not None:
-        return counter
     verdicts = {check.name: check.verdict for check in found.checks}
+    counter = common_counter([run.log for run in found.runs])
+    counts = comparable.same_counts(found.runs)
+    was_reset = counts is not None and bool(counts[2]) and verdicts["data"] == SAME
+    if counter is not None and not was_reset:
+        return counter
     with_epochs = all("epoch" in entry for run in found.runs for entry in run.log)
     return "epoch" if verdicts["tokens"] == DIFFERS and verdicts["data"] != DIFFERS and with_epochs else "step"
 
