@@ -7,6 +7,7 @@ import argparse
 from benchmarks import figures
 from benchmarks.engines import command as engines
 from benchmarks.faults import command as faults
+from benchmarks.gallery import command as gallery
 from benchmarks.hosts.features import command as features
 from benchmarks.learning import command as learning
 from benchmarks.performance import (
@@ -36,6 +37,7 @@ COMMANDS = {
     "features": (features, "which features of the hosts train with OTR as without; it can be resumed"),
     "faults": (faults, "kills the hosts' runs, fills their disk and takes their memory; it can be resumed"),
     "engines": (engines, "DDP, FSDP and ZeRO on two processes, compared with one; it can be resumed"),
+    "gallery": (gallery, "what `otr memory` estimates for the recipes of example_configs; it can be resumed"),
     "slices": (slices, "memory and exchanges of one rank of tensor parallelism"),
     "quickstart": (quickstart, "a small model learns a new skill in the real Axolotl, by SFT and by OTR"),
     "learning": (learning, "a study of when OTR helps: small models learn by SFT, DFT and OTR; it can be resumed"),

@@ -8,7 +8,7 @@ several:
     <!-- end of figures -->
 
 Sources are result files or their folder, the settings (otr_plugin/config.py), the host adapters (the recipe keys that
-they refuse), and recipes (what the command `otr` prints for them).
+they refuse), and recipes and runs (what the command `otr` prints for them).
 Plots that a page of docs/ shows are copies of those in benchmarks/results/, because a site holds nothing outside its
 folder.
 """
@@ -29,6 +29,7 @@ from typing import Any
 from benchmarks import provenance
 from benchmarks.engines import page as engines
 from benchmarks.faults import page as faults
+from benchmarks.gallery import page as gallery
 from benchmarks.hosts.features import page as features
 from benchmarks.learning import plan, report, store, tables
 from benchmarks.learning.study import Study
@@ -282,6 +283,8 @@ RENDERERS: dict[tuple[str, str | None], Callable[[Any], list[str]]] = {
     ("trl", "refused"): _refused_keys,
     ("swift", "refused"): _refused_keys,
     ("slices-cpu", None): slices.table,
+    ("gallery", "table"): gallery.table,
+    **{("gallery", name): gallery.facts(name) for name in gallery.gallery()},
     ("engines", "table"): engines.table,
     ("engines", "summary"): engines.summary,
     ("engines", "others"): engines.others,
@@ -296,6 +299,7 @@ RENDERERS: dict[tuple[str, str | None], Callable[[Any], list[str]]] = {
     ("share", None): _shared,
     ("results", "objectives"): objectives.functions_of_hosts,
     ("results", "objective-runs"): objectives.runs_of_hosts,
+    ("axolotl", "compare"): _printed_by("compare {recipe}/sft {recipe}/otr"),
     ("results", "soak"): soak.slopes_of,
     ("results", "soak-metrics"): soak.metrics_of,
     ("results", "features"): features.matrix,

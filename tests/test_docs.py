@@ -141,6 +141,8 @@ COMMANDS = {
     "otr memory": "tests/hosts/transformers/test_memory.py",
     "otr share": "tests/command/test_share.py",
     "otr share --verify": "tests/command/test_share.py",
+    "otr add --twin": "tests/command/test_change.py",
+    "otr compare out/sft out/otr": "tests/command/test_compare.py",
     "axolotl otr": "tests/hosts/axolotl/test_command.py",
     "python -m benchmarks": "tests/test_package.py",
     'python -c "import otr_plugin"': "tests/test_package.py",

@@ -125,10 +125,10 @@ FORBIDDEN_MODULES = {
 }
 WRITERS = {
     "hosts/axolotl/adapter.py": {"write_text"},  # adds OTR's settings to the model card that Axolotl wrote
-    "command/files.py": {"write_bytes"},  # writes the file that `otr add` or `otr remove` is told to write
     "command/verbs/share.py": {"unlink"},  # replaces an earlier result of `otr share`
     "hosts/run_record.py": {"write_text"},  # otr_run.json
     "hosts/resources.py": {"open"},  # reads files in pieces, to hash them
+    "command/files.py": {"write_bytes"},  # writes the files that a verb of `otr` is told to write
 }
 # `otr check --level data` lets a host write what it prepares to a temporary folder.
 ALLOWED_MODULES = {"command/data_level.py": {"tempfile"}}

@@ -1,4 +1,4 @@
-"""Reads and writes a recipe's file, in bounded time and memory, whatever the file holds.
+"""Reads a recipe's file, and writes what a verb was told to write, in bounded time and memory, whatever the file holds.
 
 A file that no host could read, or that is made to exhaust who reads it, ends in an error with its line.
 """
@@ -34,9 +34,9 @@ def read(path: Path) -> tuple[str, RecipeText]:
     return source, text
 
 
-def write(path: Path, source: str) -> None:
+def write(path: Path, content: str | bytes) -> None:
     try:
-        path.write_bytes(source.encode())
+        path.write_bytes(content.encode() if isinstance(content, str) else content)
     except OSError as error:
         raise Failure(f"{path}: cannot be written: {error.strerror}", UNREADABLE) from None
 

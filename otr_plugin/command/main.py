@@ -32,6 +32,7 @@ Examples:
   otr remove otr.yaml --in-place      the recipe as it was
   otr memory otr.yaml --gpu rtx4090   whether it fits, before it runs
   otr share outputs/run -o shared     what a finished run was, for others
+  otr compare out/sft out/otr         two runs side by side
 
 \b
 Exit codes: 0 good, 1 a problem was found, 2 wrong usage or unreadable file, 3 cannot tell.

@@ -20,6 +20,7 @@ from tests.command.driver import otr
 PROJECT = noxfile.PYPROJECT["project"]
 VERBS = sorted(command.list_commands(None))
 RECIPE = "base_model: m\nsequence_len: 64\n"
+RUNS = Path(__file__).parent / "runs" / "axolotl"
 WORDS = {
     "add": ["recipe.yaml"],
     "remove": ["recipe.yaml"],
@@ -27,6 +28,7 @@ WORDS = {
     "doctor": [],
     "memory": ["recipe.yaml"],
     "share": [".", "-o", "shared", "--recipe", "recipe.yaml"],
+    "compare": [str(RUNS / "sft"), str(RUNS / "otr")],
 }
 
 

@@ -1,4 +1,4 @@
-"""`otr check --level host`, for the host that is installed where the test runs."""
+"""`otr`, for the host that is installed where the test runs."""
 
 import json
 import re
@@ -63,6 +63,16 @@ def assert_the_host_counts_rows(host, ends_with, longest, new_token, monkeypatch
     (warning,) = report["warnings"]
     assert "new to the model: zy" in warning["what"]
     assert "set nll_weight: 0.1" in warning["advice"]
+
+
+def compared(*folders, exit_code=0):
+    """What `otr compare` finds in the output folders of runs that began alike."""
+    done = otr("compare", *folders, "--json")
+    verdicts = {check["name"]: check["verdict"] for check in done.json["checks"]}
+    assert set(verdicts.values()) <= {"same", "not recorded"}
+    assert verdicts["NLL of step 1"] == verdicts["seed"] == verdicts["tokens"] == "same"
+    assert done.exit_code == done.json["exit_code"] == exit_code
+    return done.json
 
 
 def assert_doctor_finds(host):

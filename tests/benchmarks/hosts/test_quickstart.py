@@ -14,6 +14,7 @@ from benchmarks.paths import ROOT
 from benchmarks.quickstart.command import METHODS
 from benchmarks.quickstart.data import MODEL, NEW_SKILL, OLD_SKILLS, SMALL
 from benchmarks.quickstart.pretrain import exact_match_by_skill
+from tests.command.driver import otr
 
 QUICKSTART = [sys.executable, "-m", "benchmarks", "quickstart"]
 
@@ -72,6 +73,14 @@ def test_the_quickstart_leaves_results_and_a_plot(folder):
         weights = [folder / "quickstart" / method / where / "model.safetensors" for where in (".", "checkpoint-192")]
         assert weights[0].read_bytes() == weights[1].read_bytes()
     assert len({json.dumps(results["exact match"][method]) for method in METHODS}) == len(METHODS)
+    page, drawn = folder / "page.html", folder / "drawn.png"
+    runs = [folder / "quickstart" / method for method in METHODS]
+    compared = otr("compare", *runs, "--html", page, "--png", drawn)
+    assert compared.exit_code == 0, compared.stdout
+    assert "NLL per token at equal " in compared.stdout
+    metrics = {name for name in results["training"]["otr"][0] if name.startswith("otr/")} - {"otr/nll"}
+    assert page.read_text().count("<svg") == 2 + len(metrics)  # beside the NLL and its differences
+    assert drawn.read_bytes().startswith(b"\x89PNG")
     picture = (folder / "quickstart" / "results.png").read_bytes()
     assert picture.startswith(b"\x89PNG")
     assert len(picture) > 20_000

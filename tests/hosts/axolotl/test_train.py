@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import yaml
 from benchmarks.hosts.axolotl import ENV
 from benchmarks.hosts.driver import BIN, run_command
 from otr_plugin import OTRConfig
+from otr_plugin.command.comparison import run
 from tests.hosts.agreement import (
     ANSWER,
     EXAMPLES,
@@ -25,6 +27,7 @@ from tests.hosts.agreement import (
     same_as_the_specification,
     same_training,
 )
+from tests.hosts.command import compared
 from tests.hosts.shared_run import assert_shared
 
 PACKED = {"sample_packing": True, "pad_to_sequence_len": True, "sequence_len": 128}
@@ -64,6 +67,12 @@ def test_sft_is_the_hosts_own_training(axolotl, recipe):
     same_training(ours, plain, norms=2e-5)
     evaluations = [[e["eval_loss"] for e in log if "eval_loss" in e] for log in (ours, plain)]
     assert evaluations[0] == pytest.approx(evaluations[1], rel=2e-6)
+    if recipe.get("logging_steps", 1) == 1:
+        found = compared(axolotl.folder / "plain", axolotl.folder / "ours")
+        assert found["differences"]["settings"] == []
+        assert [each["host"] for each in found["runs"]] == ["axolotl", "axolotl"]
+        for stretch in found["nll"]["stretches"]:
+            assert stretch["differences"] == pytest.approx([0.0], abs=1e-5)
 
 
 @pytest.mark.parametrize("autoload", ["1", "0"])
@@ -198,3 +207,11 @@ def test_metrics_reach_tensorboard(axolotl):
     axolotl.train("board", plugins=["otr"], use_tensorboard=True, max_steps=2)
     (events,) = (axolotl.folder / "board").rglob("events.out.tfevents.*")
     assert all(f"train/{name}".encode() in events.read_bytes() for name in METRICS)
+    before = run.read(axolotl.folder / "board")
+    for path in [*(axolotl.folder / "board").glob("checkpoint-*")]:
+        shutil.rmtree(path)
+    from_events = run.read(axolotl.folder / "board")  # as in a run that has saved nothing yet
+    assert "TensorBoard's events" in from_events.sources
+    assert [entry["step"] for entry in from_events.log] == [1, 2]
+    for entry, logged in zip(from_events.log, before.log, strict=True):
+        assert entry["otr/nll"] == pytest.approx(logged["otr/nll"], rel=1e-6)

@@ -6,6 +6,7 @@ from transformers import AutoModelForCausalLM
 from otr_plugin import OTRConfig, attach
 from otr_plugin.hosts.resume import settings_in_checkpoint
 from tests.hosts.agreement import loads_without_this_package
+from tests.hosts.command import compared
 from tests.hosts.transformers.test_trainer import trainer_of
 
 SAVED = OTRConfig(samples=16)
@@ -31,6 +32,14 @@ def test_the_checkpoint_holds_the_settings(folder, saved):
     assert settings_in_checkpoint(folder.parent / "saved" / "checkpoint-4")["seed"] == 3
     assert settings_in_checkpoint(folder.parent / "plain" / "checkpoint-2") is None
     loads_without_this_package(folder.parent / "saved")
+
+
+def test_the_runs_are_compared(folder, saved):
+    """Trainer records no data: one fixed order is no proof of the other."""
+    found = compared(folder.parent / "plain", folder.parent / "saved", exit_code=3)
+    assert [each["host"] for each in found["runs"]] == ["transformers", "transformers"]
+    assert found["differences"]["settings"] == []
+    assert found["runs"][1]["otr"] == SAVED.model_dump()
 
 
 def test_other_settings_warn(folder, saved, capsys):

@@ -1,4 +1,4 @@
-"""Every recipe in example_configs/trl trains two steps by the host's own command; the Python example trains too."""
+"""Every recipe of the examples trains two steps, by TRL's command or in miniature; the Python example trains too."""
 
 import json
 import sys
@@ -6,10 +6,18 @@ import sys
 import pytest
 
 from benchmarks.hosts.driver import BIN
+from benchmarks.hosts.trl import SCRIPT
 from benchmarks.paths import EXAMPLES
-from tests.hosts.examples import DEFAULTS, assert_objective_of
+from tests.hosts.command import compared
+from tests.hosts.examples import (
+    DEFAULTS,
+    METHODS,
+    assert_all_trained_with_otr,
+    assert_objective_of,
+    written_in_miniature,
+)
 
-RECIPES = sorted((EXAMPLES / "trl").glob("*.yaml"))
+RECIPES = [EXAMPLES / "trl" / f"quickstart-{method}.yaml" for method in METHODS]
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
@@ -29,3 +37,16 @@ def test_the_python_example_trains(trl):
     assert DEFAULTS in done.stdout
     assert "'otr/hit_rate'" in done.stdout
     assert "'mean_token_accuracy'" in done.stdout
+
+
+def test_the_runs_are_compared(trl):
+    """After the tests above. TRL writes down neither the model nor the data, and two steps count too few tokens."""
+    found = compared(trl.folder / "quickstart-sft", trl.folder / "quickstart-otr", exit_code=3)
+    assert [each["host"] for each in found["runs"]] == ["trl"] * 2
+    assert found["differences"]["settings"] == []
+
+
+def test_the_gallery_trains_in_miniature(trl):
+    paths = written_in_miniature("trl", trl.folder / "gallery")
+    trl.call(sys.executable, "-c", SCRIPT, *map(str, paths))
+    assert_all_trained_with_otr("trl", paths)

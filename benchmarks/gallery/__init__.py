@@ -1,0 +1,1 @@
+"""The recipes of example_configs/ for models that people train: run in miniature, and estimated."""
