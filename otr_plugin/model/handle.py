@@ -556,8 +556,8 @@ def _make_model_forward(original: Callable[..., Any]) -> Callable[..., Any]:
 
 def _make_head_forward(original: Callable[..., Any]) -> Callable[..., Any]:
     def forward(self: Any, hidden: Tensor, *args: Any, **kwargs: Any) -> Any:
-        handle: Handle | None = getattr(self, HANDLE_ATTRIBUTE)
-        if handle is None:  # a copy of the head alone
+        handle: Handle | None = getattr(self, HANDLE_ATTRIBUTE, None)
+        if handle is None:  # a copy of the head alone; it may have been attached and detached as another model's head
             return original(self, hidden, *args, **kwargs)
         return handle.head_forward(lambda h: original(self, h, *args, **kwargs), hidden)
 

@@ -137,3 +137,15 @@ def test_a_copy_of_the_head_alone_does_not_copy_the_model():
     copied = adapted.base_model.model.lm_head.modules_to_save["default"]
     hidden = torch.randn(2, 32)
     assert torch.equal(copied(hidden), torch.nn.functional.linear(hidden, copied.weight))
+
+
+def test_a_merged_copy_of_the_head_is_attached_and_detached_like_any_other():
+    """PEFT copies an attached head for modules_to_save, and merging makes that copy the model's head."""
+    model = tiny("llama")
+    handle = attach(model, OTR)
+    model = get_peft_model(model, LoraConfig(target_modules=["q_proj"], modules_to_save=["lm_head"]))
+    handle.detach()
+    model = model.merge_and_unload()
+    plain = model(input_ids=batch()["input_ids"]).logits
+    attach(model, SFT).detach()
+    assert torch.equal(model(input_ids=batch()["input_ids"]).logits, plain)
