@@ -82,7 +82,8 @@ def render(results: dict[str, Any]) -> str:
     lines = ["# The loss on a CPU", "", provenance.describe(results), "", method]
     for trainable in (False, True):
         cells = [cell for cell in results["sizes"] if cell["trainable"] == trainable]
-        lines += ["", f"## {'Trainable' if trainable else 'Frozen'} head", "", *table(cells)]
+        if cells:  # --small measures one kind of head
+            lines += ["", f"## {'Trainable' if trainable else 'Frozen'} head", "", *table(cells)]
     lines += ["", "## Growth with N, frozen head", "", *table(results["growth"])]
     return "\n".join(lines) + "\n"
 
