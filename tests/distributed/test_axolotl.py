@@ -9,6 +9,7 @@ import json
 import re
 import subprocess
 import sys
+import zlib
 
 import pytest
 
@@ -110,9 +111,10 @@ def test_an_engine_trains_as_the_specification_says_and_resumes(axolotl, engine)
 
 
 def same_example(axolotl, answer=ANSWER):
-    """Batches are then the same on every rank."""
-    (axolotl.folder / "same.jsonl").write_text((json.dumps({"prompt": PROMPT, "completion": answer}) + "\n") * EXAMPLES)
-    return {"data": "same.jsonl", "logging_steps": 1}
+    """Batches are then the same on every rank. Axolotl keeps prepared data by the file's name, whatever it holds."""
+    name = f"same-{zlib.crc32(answer.encode())}.jsonl"
+    (axolotl.folder / name).write_text((json.dumps({"prompt": PROMPT, "completion": answer}) + "\n") * EXAMPLES)
+    return {"data": name, "logging_steps": 1}
 
 
 def test_ranks_that_share_a_sequence(axolotl):
