@@ -41,7 +41,8 @@ def test_wheel_holds_the_modules_and_nothing_else(wheel):
         f"{dist_info}{name}" for name in ("METADATA", "RECORD", "WHEEL", "entry_points.txt", "licenses/LICENSE")
     }
     with zipfile.ZipFile(wheel) as archive:
-        assert set(archive.namelist()) == modules | metadata | {"otr_plugin/py.typed", "otr_autoload.pth"}
+        others = {"otr_plugin/py.typed", "otr_plugin/command/comparison/page.css", "otr_autoload.pth"}
+        assert set(archive.namelist()) == modules | metadata | others
 
 
 def test_wheel_from_the_sdist_is_the_wheel_from_the_checkout(builder, wheel, tmp_path):
