@@ -9,7 +9,7 @@ import difflib
 import math
 import unicodedata
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal, NoReturn
+from typing import Annotated, Any, Literal, NoReturn, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
@@ -44,6 +44,8 @@ def _none_as_a_word(value: Any) -> Any:
     return "none" if _none_in_words(value) is None else value
 
 
+Objective = Literal["otr", "dft", "power", "eaft", "sft"]
+OBJECTIVES = get_args(Objective)
 NONE = ("", "none", "null", "~")
 KINDS = {"int": "a whole number", "float": "a number"}  # in messages, by the name of pydantic's errors
 MAXIMUM = 1e300  # well within float64, so that no later conversion overflows
@@ -67,7 +69,7 @@ class OTRConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    objective: Literal["otr", "dft", "power", "eaft", "sft"] = Field(
+    objective: Objective = Field(
         "otr",
         description="The training objective. `otr`: one-token rollout. `dft`: dynamic fine-tuning, the NLL of each "
         "label weighted by the label's probability p. `power`: (1 - p^alpha) / alpha, also called generalized cross "
@@ -233,7 +235,6 @@ class OTRConfig(BaseModel):
                 raise not_implemented(__name__, "estimator", self.estimator, ("sampled", "exact"))
 
 
-OBJECTIVES = ("otr", "dft", "power", "eaft", "sft")
 # The settings that only the objective otr has.
 ROLLOUT_SETTINGS = ("estimator", "samples", "temperature", "beta", "top_k", "top_p", "baseline")
 

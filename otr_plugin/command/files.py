@@ -111,7 +111,6 @@ def _inside(node: yaml.Node) -> list[yaml.Node]:
 def _require_plain_tags(path: Path, root: yaml.Node) -> None:
     for node in nodes(root):
         if node.tag not in (*yaml.SafeLoader.yaml_constructors, *PLAIN_TAGS):
-            message = (
-                f"line {node.start_mark.line + 1}: the tag {node.tag.removeprefix('tag:yaml.org,2002:')!r} asks the "
-            )
-            raise unreadable(path, message + "reader to make a program's object, which hosts refuse: remove the tag")
+            tag = node.tag.removeprefix("tag:yaml.org,2002:")
+            where = f"line {node.start_mark.line + 1}: the tag {tag!r}"
+            raise unreadable(path, f"{where} makes an object of a program, which hosts refuse: remove the tag")

@@ -1,4 +1,4 @@
-"""What a recipe asks of a GPU, and the GPU does not have. Reads keys only, so that no such GPU has to be here."""
+"""The keys of a recipe that a GPU does not support. Reads keys only, so that no such GPU has to be here."""
 
 from __future__ import annotations
 

@@ -19,6 +19,7 @@ import yaml
 from otr_plugin import __version__
 from otr_plugin.command import conversion, files
 from otr_plugin.command.card import card
+from otr_plugin.command.comparison.run_files import ModelCard
 from otr_plugin.command.console import CANNOT_TELL, SCHEMA_VERSION, UNREADABLE, Failure
 from otr_plugin.command.edits import CannotEditError, with_value
 from otr_plugin.command.placeholders import Placeholders
@@ -98,11 +99,10 @@ def _recipe(folder: Path, given: Path | None, record: Mapping[str, Any], missing
     if path.is_file():
         return path, files.read(path)[1]
     path = folder / CARD
-    if path.is_file() and path.stat().st_size < files.MOST_BYTES:
-        block = re.search(r"axolotl version:.*?```yaml\n(.*?)\n```", path.read_text(errors="replace"), re.DOTALL)
-        if block:
-            missing.append("changes by the command line: the recipe is that of Axolotl's card, which shows the file")
-            return path, RecipeText(block[1], RECIPE)
+    text = ModelCard(path).recipe_text()
+    if text:
+        missing.append("changes by the command line: the recipe is that of Axolotl's card, which shows the file")
+        return path, RecipeText(text, RECIPE)
     raise Failure(
         f"{folder}: no recipe is found there: it has no {RECORD_FILE}, which runs with OTR write. Name the recipe with "
         "--recipe FILE",

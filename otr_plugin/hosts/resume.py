@@ -1,8 +1,8 @@
 """What a checkpoint says about OTR: the settings of the run that saved it, and how those of a resumed run differ.
 
 The settings are plain JSON in the checkpoint's trainer_state.json, under the states of the trainer's callbacks, where
-transformers keeps what it does not know. Loading a checkpoint needs nothing of this package. Imports neither torch nor
-a host.
+transformers keeps the entries of other packages. Loading a checkpoint needs nothing of this package. Imports neither
+torch nor a host.
 """
 
 from __future__ import annotations
@@ -40,11 +40,16 @@ def settings_in_checkpoint(folder: str | Path) -> dict[str, Any] | None:
     return settings_in_state(state.get(STATES)) if isinstance(state, dict) else None
 
 
-def last_checkpoint(output_dir: str | Path) -> Path | None:
-    """The folder checkpoint-N with the highest N, as transformers resumes from it."""
+def checkpoints(output_dir: str | Path) -> list[Path]:
+    """The folders checkpoint-N, the one with the highest N first."""
     numbered = [(re.fullmatch(r"checkpoint-(\d+)", path.name), path) for path in Path(output_dir).glob("checkpoint-*")]
     found = [(int(match[1]), path) for match, path in numbered if match and path.is_dir()]
-    return max(found)[1] if found else None
+    return [path for _, path in sorted(found, reverse=True)]
+
+
+def last_checkpoint(output_dir: str | Path) -> Path | None:
+    """The checkpoint from which transformers resumes."""
+    return next(iter(checkpoints(output_dir)), None)
 
 
 def changed_settings(callback_states: Any, config: OTRConfig, seed: int) -> str | None:

@@ -71,7 +71,7 @@ class RunRecord:
         self.started = time.monotonic()
 
     def start(self, facts: Callable[[], Mapping[str, Any]]) -> None:
-        """Write what is known when training starts; `facts` returns what the trainer knows."""
+        """Write what is known when training starts; `facts` returns the trainer's part of it."""
 
         def document() -> dict[str, Any]:
             host, recipe = _recipes.get(self.path.parent.absolute(), ("transformers", None))

@@ -19,7 +19,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from otr_plugin.command.comparison import chart, comparable, course, events, page, run, training_args
+from otr_plugin.command.comparison import chart, comparable, course, events, page, run, settings, training_args
 from otr_plugin.command.comparison.comparison import compare
 from tests.command.driver import otr
 
@@ -597,9 +597,9 @@ def test_hosts_settings_that_are_names_are_no_difference():
         "hub_token",
         "swanlab_api_key",
     ):
-        assert run.NAMES_ONLY.match(name)
+        assert settings.NAMES_ONLY.match(name)
     for name in ("learning_rate", "optim", "datasets", "lora_r"):
-        assert not run.NAMES_ONLY.match(name)
+        assert not settings.NAMES_ONLY.match(name)
 
 
 def test_the_verdicts_are_few():

@@ -9,7 +9,7 @@ from itertools import chain, pairwise
 from typing import Any
 
 from otr_plugin.command.comparison.course import COUNTERS, UNITS
-from otr_plugin.command.comparison.run import ARGUMENTS, CARD, RECORD, TRAINER, Run, settings_of
+from otr_plugin.command.comparison.run import ARGUMENTS, CARD, RECORD, TRAINER, Run
 from otr_plugin.config import OTRConfig
 
 SAME, DIFFERS, UNKNOWN = "same", "differs", "not recorded"
@@ -62,7 +62,7 @@ def loss_of(run: Run) -> str:
 
 def differences_of_settings(runs: Sequence[Run]) -> list[Difference]:
     """The host's settings that differ, in the files that all runs have: what only one file says may be so in all."""
-    settings = [settings_of(run, common_layers(runs)) for run in runs]
+    settings = [run.settings(common_layers(runs)) for run in runs]
     found = [Difference(name, [each.get(name) for each in settings]) for name in sorted({*chain(*settings)})]
     return [each for each in found if any(value != each.values[0] for value in each.values)]
 
@@ -99,9 +99,9 @@ def _seeds(run: Run) -> str | None:
 
 def _data(runs: Sequence[Run]) -> Check:
     """By name, and by the counts of tokens at every step, which depend on the examples and their order."""
-    plain = [run.data.split(", fingerprint")[0] if run.data else None for run in runs]
-    values = plain if any(run.data and "fingerprint" not in run.data for run in runs) else [run.data for run in runs]
-    check = _check("data", values)
+    check = _check("data", [run.data for run in runs])
+    if all(run.fingerprint for run in runs):
+        check = _check("data", [f"{run.data or 'rows'}, fingerprint {run.fingerprint}" for run in runs])
     counts = same_counts(runs)
     if counts is None or check.verdict == DIFFERS:
         return check
@@ -144,10 +144,7 @@ def unlike_batches(runs: Sequence[Run]) -> list[str]:
 
 def _tokens(runs: Sequence[Run]) -> Check:
     """What decides how many tokens a step has, and how many steps are planned: the learning rate follows them."""
-    names = list(runs[0].tokens)
-    unlike = [
-        name for name in names if len({str(run.tokens[name]) for run in runs if run.tokens[name] is not None}) > 1
-    ]
+    unlike = unlike_batches(runs)
     planned = [run.planned_steps for run in runs]
     if len({each for each in planned if each is not None}) > 1:
         unlike.append("steps")

@@ -15,7 +15,7 @@ from otr_plugin.command.comparison import run as runs_module
 from otr_plugin.command.comparison.comparable import DIFFERS, SAME, UNKNOWN, Check, Difference
 from otr_plugin.command.comparison.course import UNITS, Course, Stretch, common_counter, course_of, stretches
 from otr_plugin.command.comparison.nll import names_of_nll
-from otr_plugin.command.comparison.run import Run, settings_of
+from otr_plugin.command.comparison.run import Run
 from otr_plugin.command.console import CANNOT_TELL, GOOD, PROBLEM
 
 NOT_IN_JSON = ("log", "evaluations", "layers", "times", "peaks")
@@ -60,7 +60,7 @@ class Comparison:
         runs = [
             {
                 **{name: value for name, value in asdict(run).items() if name not in NOT_IN_JSON},
-                "settings": settings_of(run, run.layers),
+                "settings": run.settings(),
                 "seconds": self.seconds[i],
                 "seconds_per_step": self.seconds_per_step(i),
                 "peak_gib": self.peaks_gib[i],

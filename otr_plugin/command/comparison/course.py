@@ -25,7 +25,7 @@ UNITS = {
     "epoch": "epochs",
 }
 PARTS = 4
-FEWEST = 5  # pairs, below which no standard error is given
+FEWEST = 5  # values that a standard error is computed from
 
 
 @dataclass
@@ -112,7 +112,7 @@ def _stretch(courses: Sequence[Course], start: float, end: float, marks: Sequenc
 
 
 def standard_error(values: Sequence[float]) -> float | None:
-    """Of the mean of neighbouring values, which are alike.
+    """The standard error of the mean of values that are correlated with their neighbours; None for too few values.
 
     n values with a correlation of r at lag 1 count as n (1 - r) / (1 + r) independent ones.
     """

@@ -11,7 +11,7 @@ import math
 from collections.abc import Sequence
 from statistics import fmean
 
-from otr_plugin.command.comparison.run import Run, settings_of
+from otr_plugin.command.comparison.run import Run
 
 # Settings of the hosts with which `loss` is another value, and the value that means off.
 OTHER_LOSSES = {
@@ -34,7 +34,7 @@ FARTHEST = 0.05  # relative: averages over steps and over tokens differ by less
 
 def why_not_nll(run: Run) -> str | None:
     """Why the `loss` that a run logged is no NLL; None if nothing says so."""
-    settings = settings_of(run, run.layers)
+    settings = run.settings()
     for name, reason in OTHER_LOSSES.items():
         if settings.get(name):
             return f"`{name}: {settings[name]}`: {reason}"
@@ -53,7 +53,7 @@ def why_not_nll(run: Run) -> str | None:
 
 
 def names_of_nll(runs: Sequence[Run]) -> tuple[list[str | None], list[str]]:
-    """The name of each run's NLL in its log, None where it logged none; and what a reader should know about them."""
+    """The name of each run's NLL in its log, None where it logged none; and notes that explain them."""
     reasons = [why_not_nll(run) for run in runs]
     has_metrics = [any("otr/nll" in entry for entry in run.log) for run in runs]
     if all(has_metrics):

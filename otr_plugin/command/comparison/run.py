@@ -7,35 +7,30 @@ out what only it holds; nothing is guessed.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from otr_plugin.command.comparison import events, training_args
-from otr_plugin.command.comparison.run_files import (
-    ModelCard,
-    checkpoints,
-    flattened,
-    read_json,
-    read_lines,
-    seconds_in_log,
+from otr_plugin.command.comparison.log import (
+    Log,
+    entries,
+    lines_of_llamafactory,
+    lines_of_swift,
+    number,
+    states,
 )
+from otr_plugin.command.comparison.run_files import ModelCard, flattened, read_json, read_lines, seconds_in_log
+from otr_plugin.command.comparison.settings import first_of, in_one_line, of_the_host
 from otr_plugin.command.console import UNREADABLE, Failure
-from otr_plugin.hosts.resume import STATE_FILE, STATES, settings_in_state
+from otr_plugin.hosts.resume import STATE_FILE, STATES, checkpoints, settings_in_state
+from otr_plugin.hosts.run_record import RECORD_FILE
 
-CARD, RECORD, ARGUMENTS, TRAINER = "README.md", "otr_run.json", "args.json", "training_args.bin"
+CARD, RECORD, ARGUMENTS, TRAINER = "README.md", RECORD_FILE, "args.json", "training_args.bin"
 EVENTS = "TensorBoard's events"
 LOOKED_FOR = (RECORD, STATE_FILE, "logging.jsonl", "trainer_log.jsonl", "checkpoint-N", "events.out.tfevents.*")
 GIB = 2**30
-# Names, places, secrets, ms-swift's descriptions of Python objects, and what Axolotl estimates: no settings.
-NAMES_ONLY = re.compile(
-    r"(output_dir|logging_dir|run_name|dataset_prepared_path|tokenized_path|model_dir|best_model_checkpoint|project|"
-    r"(push_to_)?hub.*|wandb.*|swanlab.*|.*(key|token|secret|password)|sample_packing_efficiency|"
-    r"training_args|model_info|model_meta|template_meta|model_suffix|_.*|.*_version)$"
-)
-SWIFT_LINE = re.compile(r"(\d+)/(\d+)$")
 
 
 @dataclass
@@ -51,6 +46,7 @@ class Run:
     layers: dict[str, dict[str, Any]] = field(default_factory=dict)  # settings, flat, by the file that has them
     model: str | None = None
     data: str | None = None
+    fingerprint: str | None = None  # of the data's rows, which only the plugin records
     seeds: dict[str, Any] = field(default_factory=dict)
     tokens: dict[str, Any] = field(default_factory=dict)  # what decides how many tokens a step has
     versions: dict[str, str] = field(default_factory=dict)
@@ -65,6 +61,11 @@ class Run:
     @property
     def is_finished(self) -> bool:
         return self.planned_steps is not None and self.steps >= self.planned_steps
+
+    def settings(self, files: Iterable[str] | None = None) -> dict[str, Any]:
+        """The host's settings in these files, in all by default; the later of two files counts."""
+        chosen = self.layers if files is None else files
+        return of_the_host({name: value for file in chosen for name, value in self.layers[file].items()})
 
 
 def read(path: Path) -> Run:
@@ -121,22 +122,20 @@ def _read_settings(run: Run, folder: Path) -> None:
     run.versions = card.versions() | {name: str(version) for name, version in _part(record, "packages").items()}
     if merged.get("swift_version"):
         run.versions.setdefault("ms-swift", str(merged["swift_version"]))
-    run.model = _first(merged, "base_model", "model_name_or_path", "model") or _name(facts.get("base_model"))
+    run.model = first_of(merged, "base_model", "model_name_or_path", "model") or in_one_line(facts.get("base_model"))
     if run.model is None:
         run.model = _mapping(folder / "adapter_config.json").get("base_model_name_or_path")
     named = {name: merged[name] for name in ("datasets", "dataset", "dataset_name") if merged.get(name)}
-    run.data = _name(next(iter(named.values()), None)) or _name(facts.get("datasets"))
-    fingerprint = _part(record, "data").get("fingerprint")
-    if fingerprint:
-        run.data = f"{run.data or 'rows'}, fingerprint {fingerprint}"
+    run.data = in_one_line(next(iter(named.values()), None)) or in_one_line(facts.get("datasets"))
+    run.fingerprint = _part(record, "data").get("fingerprint")
     seeds = _part(record, "seeds")
     run.seeds = {name: seeds.get(name, merged.get(name)) for name in ("seed", "data_seed")}
     run.tokens = {
-        "micro-batch": _first(merged, "per_device_train_batch_size", "micro_batch_size"),
+        "micro-batch": first_of(merged, "per_device_train_batch_size", "micro_batch_size"),
         "accumulation": merged.get("gradient_accumulation_steps"),
-        "processes": record.get("processes") or _first(merged, "world_size", "global_world_size"),
-        "length": _first(merged, "sequence_len", "cutoff_len", "max_length", "max_seq_length"),
-        "packing": _first(merged, "sample_packing", "neat_packing", "packing"),
+        "processes": record.get("processes") or first_of(merged, "world_size", "global_world_size"),
+        "length": first_of(merged, "sequence_len", "cutoff_len", "max_length", "max_seq_length"),
+        "packing": first_of(merged, "sample_packing", "neat_packing", "packing"),
     }
     hardware = _part(record, "hardware")
     run.hardware = hardware.get("accelerator") or hardware.get("processor")
@@ -154,56 +153,21 @@ def _host(module: str, merged: dict[str, Any], folder: Path) -> str | None:
     return next((host for name, host in files.items() if (folder / name).is_file()), None)
 
 
-def settings_of(run: Run, layers: Iterable[str]) -> dict[str, Any]:
-    """The host's settings in these files, without names and places, and without those of OTR."""
-    found = {name: value for layer in layers for name, value in run.layers[layer].items()}
-    if isinstance(found.get("callbacks"), list):  # of ms-swift, where OTR adds one
-        others = [each for each in found.pop("callbacks") if not str(each).startswith("otr_")]
-        found |= {"callbacks": others} if others else {}
-    return {name: value for name, value in found.items() if not NAMES_ONLY.match(name) and not _is_of_otr(name, value)}
-
-
-def _is_of_otr(name: str, value: Any) -> bool:
-    return name.split(".")[0] in ("otr", "plugins") or "OTR_" in name or (name == "loss_type" and value == "otr")
-
-
-def _first(values: dict[str, Any], *names: str) -> Any:
-    return next((values[name] for name in names if values.get(name) is not None), None)
-
-
-def _name(value: Any) -> str | None:
-    """What a recipe says about its data or model, in one line."""
-    if isinstance(value, list):
-        parts = [_name(each) or "" for each in value]
-        return ", ".join(part for part in parts if part) or None
-    if isinstance(value, dict):
-        kept = [str(value[name]) for name in ("path", "name", "split", "data_files") if value.get(name)]
-        return " ".join(kept) or None
-    return str(value) if value else None
-
-
 # The log
-
-
-def _states(folder: Path) -> list[tuple[Path, dict[str, Any]]]:
-    """The trainer's states in the folder and in its last checkpoint, the one of fewer steps first."""
-    paths = [folder / STATE_FILE, *(each / STATE_FILE for each in checkpoints(folder)[:1])]
-    found = [(path, state) for path in paths if isinstance(state := read_json(path), dict)]
-    return sorted(found, key=lambda each: _number(each[1].get("global_step")) or 0)
 
 
 def _read_log(run: Run, folder: Path) -> None:
     log = Log()
-    for path, state in _states(folder):
-        run.steps = max(run.steps, int(_number(state.get("global_step")) or 0))
-        run.planned_steps = int(_number(state.get("max_steps")) or 0) or run.planned_steps
+    for path, state in states(folder):
+        run.steps = max(run.steps, int(number(state.get("global_step")) or 0))
+        run.planned_steps = int(number(state.get("max_steps")) or 0) or run.planned_steps
         saved = settings_in_state(state.get(STATES))
         if saved is not None:
             run.otr = run.otr or saved["settings"]
             run.versions.setdefault("otr-plugin", str(saved.get("version")))
-        log.add(_entries(state))
+        log.add(entries(state))
         run.sources.append(path.relative_to(folder).as_posix())
-    for name, read_lines_of in (("logging.jsonl", _of_swift), ("trainer_log.jsonl", _of_llamafactory)):
+    for name, read_lines_of in (("logging.jsonl", lines_of_swift), ("trainer_log.jsonl", lines_of_llamafactory)):
         lines, planned = read_lines_of(read_lines(folder / name))
         run.planned_steps = run.planned_steps or planned
         if log.add(lines):
@@ -226,62 +190,12 @@ def _read_log(run: Run, folder: Path) -> None:
         run.otr = {}  # it trains with OTR, and no file says with which settings yet
 
 
-class Log:
-    """Entries by step. A file that is read later adds the steps that the files before did not have."""
-
-    def __init__(self) -> None:
-        self.entries: dict[tuple[int, bool], dict[str, float]] = {}
-
-    def add(self, log: list[dict[str, Any]]) -> bool:
-        """Whether there was a new entry. Later ones of one file, after a resume, replace earlier ones."""
-        new: dict[tuple[int, bool], dict[str, float]] = {}
-        for each in log:
-            numbers = {name: value for name, value in each.items() if _number(value) is not None}
-            if "step" in numbers and ("loss" in numbers or "eval_loss" in numbers):
-                key = int(numbers["step"]), "eval_loss" in numbers
-                if key not in self.entries:
-                    new[key] = numbers
-        self.entries |= new
-        return bool(new)
-
-    def training(self) -> list[dict[str, float]]:
-        return [self.entries[key] for key in sorted(self.entries) if not key[1]]
-
-    def evaluations(self) -> list[dict[str, float]]:
-        return [self.entries[key] for key in sorted(self.entries) if key[1]]
-
-
-def _number(value: Any) -> float | None:
-    return value if isinstance(value, int | float) else None
-
-
-def _entries(state: dict[str, Any]) -> list[dict[str, Any]]:
-    log = state.get("log_history")
-    return [each for each in log if isinstance(each, dict)] if isinstance(log, list) else []
-
-
-def _of_swift(lines: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], int | None]:
-    log, planned = [], None
-    for line in lines:
-        match = SWIFT_LINE.match(str(line.get("global_step/max_steps")))
-        if match:
-            planned = int(match[2])
-            log.append({"step": int(match[1]), **line})
-    return log, planned
-
-
-def _of_llamafactory(lines: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], int | None]:
-    """Without OTR's metrics, which LLaMA-Factory does not write to this file."""
-    log = [{"step": line["current_steps"], **line} for line in lines if isinstance(line.get("current_steps"), int)]
-    return log, next((line["total_steps"] for line in reversed(lines) if line.get("total_steps")), None)
-
-
 # Time and memory
 
 
 def _read_time_and_memory(run: Run, folder: Path) -> None:
     record = _mapping(folder / RECORD)
-    ends = [entry for _, state in _states(folder) for entry in _entries(state) if "train_loss" in entry]
+    ends = [entry for _, state in states(folder) for entry in entries(state) if "train_loss" in entry]
     swift = [each for each in read_lines(folder / "logging.jsonl") if "train_speed(s/it)" in each]
     times = {
         STATE_FILE: ends[-1].get("train_runtime") if ends else None,
@@ -292,9 +206,9 @@ def _read_time_and_memory(run: Run, folder: Path) -> None:
         **run.times,
         RECORD: record.get("seconds"),
     }
-    run.times = {name: seconds for name, each in times.items() if (seconds := _number(each))}
+    run.times = {name: seconds for name, each in times.items() if (seconds := number(each))}
     logged = [each[name] for each in run.log for name in ("memory/max_allocated (GiB)", "memory(GiB)") if name in each]
-    allocated = _number(_part(record, "peak_memory").get("device_allocated"))
+    allocated = number(_part(record, "peak_memory").get("device_allocated"))
     peaks = {"the log": max(logged, default=0.0), RECORD: (allocated or 0.0) / GIB}
     run.peaks = {name: peak for name, peak in peaks.items() if peak}  # 0: there was no GPU
 

@@ -12,13 +12,6 @@ import yaml
 
 MOST_BYTES = 256 * 1024**2  # of a log: a million logged steps
 MOST_BYTES_OF_A_CARD = 1024**2
-STEP_OF_CHECKPOINT = re.compile(r"checkpoint-(\d+)")
-
-
-def checkpoints(folder: Path) -> list[Path]:
-    """The folders checkpoint-N, the one with the highest N first."""
-    found = [(re.fullmatch(STEP_OF_CHECKPOINT, path.name), path) for path in folder.glob("checkpoint-*")]
-    return [path for _, path in sorted(((int(match[1]), path) for match, path in found if match), reverse=True)]
 
 
 def read_json(path: Path) -> Any:
@@ -70,10 +63,13 @@ class ModelCard:
         versions = {names.get(name, name.lower()): version for name, version in found.items()}
         return versions | ({"axolotl": axolotl[1]} if axolotl else {})
 
-    def recipe(self) -> dict[str, Any]:
-        """The recipe that Axolotl copies into the card, without the changes of its command line."""
+    def recipe_text(self) -> str:
+        """The recipe that Axolotl copies into the card, without the changes of its command line; "" without one."""
         found = re.search(r"^axolotl version: .*?^```yaml\n(.*?)^```", self.text, re.M | re.S)
-        return _mapping(found[1]) if found else {}
+        return found[1] if found else ""
+
+    def recipe(self) -> dict[str, Any]:
+        return _mapping(self.recipe_text())
 
     def facts(self) -> dict[str, Any]:
         """The model and the data that the card names."""

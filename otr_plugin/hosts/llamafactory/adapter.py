@@ -64,7 +64,7 @@ def patch_parser(parser_module: ModuleType) -> None:
         return read_args(args)
 
     replace(parser_module, "read_args", read_checked_args, "refuses recipes in which OTR would be misread")
-    replace(parser_module, "_parse_args", parse_args, "the keys plugins and otr, which the parser does not know")
+    replace(parser_module, "_parse_args", parse_args, "the keys plugins and otr, which the parser does not have")
 
 
 def _read_again(read_args: Callable[[], Any]) -> Any:

@@ -1,4 +1,4 @@
-"""What a trainer knows of its run, for run_record.py: model, tokenizer, data, hardware, memory and results."""
+"""What a trainer holds of its run, for run_record.py: model, tokenizer, data, hardware, memory and results."""
 
 from __future__ import annotations
 

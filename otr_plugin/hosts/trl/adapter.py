@@ -82,7 +82,7 @@ def patch_parser(parser_module: ModuleType) -> None:
         _remember(recipe, words, overrides, parsed)
         return _carry(config, parsed)
 
-    why = "the keys plugins and otr, which the parser does not know"
+    why = "the keys plugins and otr, which the parser does not have"
     replace(parser, "set_defaults_with_config", set_defaults_with_config, why)
     replace(parser, "parse_args_and_config", parse_args_and_config, why)
 
