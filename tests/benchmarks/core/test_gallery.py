@@ -6,11 +6,25 @@ import pytest
 import yaml
 
 from benchmarks.gallery import page
-from benchmarks.gallery.recipes import HOSTS, card_of, config_of, model_of, recipes
+from benchmarks.gallery.recipes import CONFIGS, HOSTS, card_of, config_of, model_of, recipes
 from benchmarks.paths import ROOT
 
 GALLERY = page.gallery()
 REPLACED = yaml.safe_load((ROOT / "benchmarks" / "gallery" / "replaced.yaml").read_text())
+
+# Of the weights that the models' authors published.
+PARAMETERS = {
+    "Llama-3.1-8B": 8_030_261_248,
+    "Llama-3.2-3B": 3_212_749_824,
+    "OLMoE-1B-7B-0924": 6_919_161_856,
+    "Qwen2.5-3B": 3_085_938_688,
+    "Qwen2.5-7B-Instruct": 7_615_616_512,
+    "Qwen3-1.7B": 1_720_574_976,
+    "Qwen3-30B-A3B": 30_532_122_624,
+    "Qwen3-4B": 4_022_468_096,
+    "Qwen3-8B": 8_190_735_360,
+    "gemma-2-9b": 9_241_705_984,
+}
 
 
 def test_every_host_has_recipes():
@@ -36,18 +50,28 @@ def test_the_models_sizes_are_there(name):
     assert config["model_type"] in ("llama", "qwen2", "qwen3", "gemma2", "olmoe")
 
 
-@pytest.mark.parametrize(
-    ("name", "billions"), [("Qwen3-1.7B", 1.72), ("Qwen2.5-3B", 3.09), ("Llama-3.2-3B", 3.21)], ids=str
-)
-def test_the_sizes_make_the_number_of_parameters_that_the_authors_state(name, billions):
-    config = json.loads((ROOT / "example_configs" / "model_configs" / f"{name}.json").read_text())
-    width, layers = config["hidden_size"], config["num_hidden_layers"]
-    heads = config["num_attention_heads"]
+@pytest.mark.parametrize("name", PARAMETERS)
+def test_a_config_makes_as_many_parameters_as_the_published_weights_have(name):
+    config = json.loads((CONFIGS / f"{name}.json").read_text())
+    width, tied = config["hidden_size"], config["tie_word_embeddings"]
+    heads, groups = config["num_attention_heads"], config["num_key_value_heads"]
     size = config.get("head_dim", width // heads)
-    attention = width * size * 2 * (heads + config["num_key_value_heads"])
-    total = layers * (attention + 3 * width * config["intermediate_size"]) + config["vocab_size"] * width
-    assert config["tie_word_embeddings"]
-    assert total / 1e9 == pytest.approx(billions, abs=0.01)
+    family = config["model_type"]
+    attention = width * size * 2 * (heads + groups)
+    experts = config.get("num_experts", 1)
+    mlp = 3 * width * config.get("moe_intermediate_size", config["intermediate_size"]) * experts
+    router = width * experts if experts > 1 else 0
+    norms = {"gemma2": 4 * width, "qwen3": 2 * width + 2 * size, "qwen3_moe": 2 * width + 2 * size}.get(
+        family, 2 * width
+    )
+    norms += (heads + groups) * size if family == "olmoe" else 0
+    biases = (heads + 2 * groups) * size if family == "qwen2" else 0
+    layers = config["num_hidden_layers"] * (attention + mlp + router + norms + biases)
+    assert layers + (1 if tied else 2) * config["vocab_size"] * width + width == PARAMETERS[name]
+
+
+def test_every_config_is_counted():
+    assert {path.stem for path in CONFIGS.glob("*.json")} == set(PARAMETERS)
 
 
 def test_a_miniature_keeps_what_makes_the_recipe():
