@@ -29,7 +29,7 @@ def device() -> torch.device:
 def new_model(size: Size) -> Any:
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    torch.manual_seed(0)
+    torch.manual_seed(size.base_seed)
     config = LlamaConfig(
         vocab_size=len(TOKENS),
         hidden_size=size.width,
@@ -49,7 +49,8 @@ def new_model(size: Size) -> Any:
 def settings(size: Size) -> dict[str, Any]:
     """Everything that a base model depends on."""
     names = ("width", "layers", "heads", "base_rate", "base_batch", "base_steps", "base_decay", "base_level")
-    return {name: getattr(size, name) for name in names} | {"skills": sorted(BASE_SKILLS)}
+    seed = {"base_seed": size.base_seed} if size.base_seed else {}  # base models of seed 0 are recorded without it
+    return {name: getattr(size, name) for name in names} | {"skills": sorted(BASE_SKILLS)} | seed
 
 
 def load(folder: Path) -> Any:
@@ -114,7 +115,7 @@ def _step(model: Any, optimizer: Any, size: Size, state: dict[str, Any]) -> None
         rate *= 1 - (step - decay_from) / size.base_decay
     for group in optimizer.param_groups:
         group["lr"] = rate
-    examples = training_batch(step, size.base_batch, state["accuracy"])
+    examples = training_batch(step, size.base_batch, state["accuracy"], size.base_seed)
     examples.sort(key=lambda example: len(example[0]) + len(example[1]))
     half = len(examples) // 2  # two micro-batches, so that short examples are not padded to the longest one
     trained_tokens = sum(len(answer) + 1 for _, answer in examples)
@@ -126,15 +127,16 @@ def _step(model: Any, optimizer: Any, size: Size, state: dict[str, Any]) -> None
     state["step"] += 1
 
 
-def training_batch(step: int, count: int, accuracy: dict[str, float]) -> list[Example]:
-    """The examples of one step. They depend only on the step and on the last validation, so that a resumed
+def training_batch(step: int, count: int, accuracy: dict[str, float], seed: int = 0) -> list[Example]:
+    """The examples of one step. They depend only on the seed, the step and the last validation, so that a resumed
     pretraining sees the same ones."""
+    drawn_with = f"{seed} {step}" if seed else step
     weights = [0.15 + (1 - accuracy[skill]) for skill in BASE_SKILLS]
-    chosen = random.Random(f"practice {step}").choices(list(BASE_SKILLS), weights, k=count)
+    chosen = random.Random(f"practice {drawn_with}").choices(list(BASE_SKILLS), weights, k=count)
     return [
         example
         for skill in BASE_SKILLS
-        for example in islice(generate_examples(skill, "train", step), chosen.count(skill))
+        for example in islice(generate_examples(skill, "train", drawn_with), chosen.count(skill))
     ]
 
 

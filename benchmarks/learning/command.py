@@ -4,22 +4,20 @@
     python -m benchmarks learning --size smoke     # the same code in minutes, to check that it works
     python -m benchmarks learning --minutes 8      # start no run after 8 minutes; the next call continues
     python -m benchmarks learning --report         # only write the page again from the results file
+    python -m benchmarks learning --edition 2      # the second edition: wrong answers of two kinds, three base models
 
-Every finished run is a line of benchmarks/results/learning.jsonl and is not repeated.
+Every finished run is a line of benchmarks/results/learning.jsonl, or of learning-2.jsonl, and is not repeated.
 """
 
 from __future__ import annotations
 
 import argparse
 import importlib.util
-import multiprocessing
 import os
-import signal
 import sys
-import threading
 import time
 import zlib
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +25,10 @@ import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from benchmarks import paths, provenance
-from benchmarks.learning import base_model, plan, report, store
+from benchmarks.learning import base_model, plan, pool, report, store
 from benchmarks.learning.plan import SIZES, Run, Size
+from benchmarks.learning.second import command as second
+from benchmarks.learning.second import results as second_results
 from benchmarks.learning.train import execute
 
 RESULTS = paths.RESULTS / "learning.jsonl"
@@ -38,7 +38,8 @@ REQUIRED_PACKAGES = ("transformers", "scipy", "matplotlib")
 
 def add_to(parser: argparse.ArgumentParser) -> None:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("--size", choices=SIZES, default="cpu", help="of the models and of the study")
+    parser.add_argument("--edition", type=int, choices=(1, 2), default=1, help="of the study (default 1)")
+    parser.add_argument("--size", choices=SIZES, default="cpu", help="of the models and of the first edition")
     parser.add_argument(
         "--minutes", type=float, help="start no new run after this time; default: 7 for size gpu, else no limit"
     )
@@ -52,23 +53,20 @@ def add_to(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
+    if args.jobs < 1:
+        sys.exit(f"learning: --jobs should be 1 or more, got {args.jobs}")
+    _require_packages()
+    if args.edition == 2:
+        second.run(args.results or second_results.FILE, args.work, args.jobs, args.minutes, only_report=args.report)
+        return
     size = SIZES[args.size]
     deadline = time.monotonic() + 60 * (size.minutes if args.minutes is None else args.minutes)
     # The smoke size checks the code. Its figures mean nothing, so they stay out of benchmarks/results.
     path = args.results or (args.work / "smoke" / "learning.jsonl" if size.name == "smoke" else RESULTS)
-    if args.jobs < 1:
-        sys.exit(f"learning: --jobs should be 1 or more, got {args.jobs}")
-    missing = [name for name in REQUIRED_PACKAGES if importlib.util.find_spec(name) is None]
-    if missing:
-        sys.exit(
-            f"learning: it needs {', '.join(REQUIRED_PACKAGES)}; not installed here: {', '.join(missing)}. Install the "
-            "missing packages, or run `make .nox/ready-axolotl` and then .nox/axolotl/bin/python -m benchmarks "
-            "learning."
-        )
     if args.report:
         print(report.write(path))
         return
-    _disable_transformers_progress_bars()
+    pool.disable_transformers_progress_bars()
     session = len([line for line in store.read(path) if line["kind"] == "session"])
     made = provenance.collect(RECORDED_PACKAGES) | {"jobs": args.jobs, "device": _device_name()}
     store.append(path, {"kind": "session", "size": size.name, "session": session, **made})
@@ -82,11 +80,14 @@ def run(args: argparse.Namespace) -> None:
     print(report.write(path))
 
 
-def _disable_transformers_progress_bars() -> None:
-    """They would break the lines of the study's own progress bars."""
-    from transformers.utils.logging import disable_progress_bar
-
-    disable_progress_bar()
+def _require_packages() -> None:
+    missing = [name for name in REQUIRED_PACKAGES if importlib.util.find_spec(name) is None]
+    if missing:
+        sys.exit(
+            f"learning: it needs {', '.join(REQUIRED_PACKAGES)}; not installed here: {', '.join(missing)}. Install the "
+            "missing packages, or run `make .nox/ready-axolotl` and then .nox/axolotl/bin/python -m benchmarks "
+            "learning."
+        )
 
 
 def _device_name() -> str:
@@ -128,46 +129,17 @@ def execute_remaining_runs(
     base = store.last_base_line(store.read(path), size)
     assert base is not None
     task = bars.add_task("runs", total=None)
-    context = multiprocessing.get_context("spawn")  # CUDA does not work in a forked process
-    under_way: dict[Future[dict[str, Any]], Run] = {}
-    stopped = False
-    with ProcessPoolExecutor(jobs, context, initializer=_initialise_worker, initargs=(os.getpid(),)) as pool:
-        while True:
-            planned = list(plan.planned_runs(size, results))
-            new = [run for run in planned if results.get(run) is None and run not in under_way.values()]
-            total = max(len(planned), plan.expected_run_count(size))
-            bars.update(task, completed=sum(results.get(run) is not None for run in planned), total=total)
-            stopped = stopped or time.monotonic() > deadline
-            if not stopped:
-                for run in new[: jobs - len(under_way)]:
-                    under_way[pool.submit(execute, run, folder)] = run
-            if not under_way:
-                return
-            try:
-                done, _ = wait(under_way, return_when=FIRST_COMPLETED)
-            except KeyboardInterrupt:
-                if stopped:
-                    raise
-                stopped = True
-                bars.console.print("Stopping after the runs in progress. Press Ctrl-C again to stop now.")
-                continue
-            for future in done:
-                run = under_way.pop(future)
-                line = store.run_line(run, base["print"], session, future.result())
-                store.append(path, line)
-                results.figures[run.key] = line["figures"]
-                bars.update(task, description=f"{run.kind} {run.regime} {run.method}"[:34].ljust(34))
 
+    def not_begun(under_way: Collection[Run]) -> list[Run]:
+        planned = list(plan.planned_runs(size, results))
+        total = max(len(planned), plan.expected_run_count(size))
+        bars.update(task, completed=sum(results.get(run) is not None for run in planned), total=total)
+        return [run for run in planned if results.get(run) is None and run not in under_way]
 
-def _initialise_worker(parent: int) -> None:
-    """Uses one thread, so that parallel runs do not slow each other down, and exits when the parent has died."""
-    _disable_transformers_progress_bars()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    torch.set_num_threads(1)
+    def finished(run: Run, figures: dict[str, Any]) -> None:
+        line = store.run_line(run, base["print"], session, figures)
+        store.append(path, line)
+        results.figures[run.key] = line["figures"]
+        bars.update(task, description=f"{run.kind} {run.regime} {run.method}"[:34].ljust(34))
 
-    def exit_with_parent() -> None:
-        while os.getppid() == parent:
-            time.sleep(1)
-        os._exit(1)
-
-    threading.Thread(target=exit_with_parent, daemon=True).start()
+    pool.run_all(jobs, deadline, not_begun, lambda run: (execute, run, folder), finished, bars.console)

@@ -58,6 +58,7 @@ class Size:
     base_steps: int  # before the learning rate decays, unless every skill reaches base_level sooner
     base_decay: int  # steps in which the learning rate decays to zero
     base_level: float  # share of correct answers that every skill should reach in pretraining
+    base_seed: int = 0  # of the first weights and of the examples
     steps: int = 200
     batch: int = 32
     data_multiplier: int = 1  # of every regime's number of training examples

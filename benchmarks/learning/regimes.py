@@ -58,13 +58,18 @@ class Regime:
         return list(islice(distinct_questions(self.draw_shifted, "test", "asked"), count))
 
 
-def distinct_questions(draw_example: Draw, split: str, seed: object) -> Iterator[Example]:
-    """Different questions of one split until no more are found: the card regimes have only some hundred to test."""
+def distinct_questions(
+    draw_example: Draw, split: str, seed: object, split_by: Callable[[str], str] = str
+) -> Iterator[Example]:
+    """Different questions of one split until no more are found: the card regimes have only some hundred to test.
+
+    `split_by` returns the part of a question that decides its split.
+    """
     draw, seen, repeated = random.Random(f"{split} {seed}"), set(), 0
     while repeated < MAX_REPEATED_DRAWS:
         question, answer = draw_example(draw)
         repeated += 1
-        if split_of(question) == split and question not in seen:
+        if split_of(split_by(question)) == split and question not in seen:
             seen.add(question)
             repeated = 0
             yield question, answer

@@ -96,7 +96,7 @@ def train(
     """
     parameters = list(model.parameters())
     optimizer = torch.optim.AdamW(parameters, lr=rate, betas=(0.9, 0.98), weight_decay=0.0)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate_factor(step, size.steps))
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate_factor(step, size.steps))
     handle = attach(model, config, seed=seed)
     updates, course, seconds, tokens = [], [], 0.0, 0
     metrics: dict[str, dict[str, float]] = {}
@@ -142,7 +142,7 @@ def batches(examples: list[Example], size: int, seed: int) -> Iterator[list[Exam
         yield list(islice(stream, size))
 
 
-def _rate_factor(step: int, steps: int) -> float:
+def rate_factor(step: int, steps: int) -> float:
     warm_up = max(1, round(WARM_UP * steps))
     if step < warm_up:
         return (step + 1) / warm_up
