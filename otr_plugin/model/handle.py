@@ -33,26 +33,26 @@ import itertools
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from otr_plugin import __version__
-from otr_plugin.config import OBJECTIVES, OTRConfig, not_implemented
+from otr_plugin.config import OTRConfig
 from otr_plugin.loss import otr_loss
-from otr_plugin.loss.checks import IGNORE_INDEX
 from otr_plugin.loss.dispatch import kernel_name
 from otr_plugin.metrics import TOKEN_COUNT, WEIGHTED_NLL, average_of_numbers, metric_names, to_numbers
-from otr_plugin.model.first_step import FirstStepCheck, FirstStepReport, begin_check
+from otr_plugin.model.call import Call, checked_num_items, of_next_token
+from otr_plugin.model.description import describe_objective
+from otr_plugin.model.first_step import FirstStepReport, begin_check
 from otr_plugin.model.inline_loss import (
     INLINE_LOSS_MODELS,
     forward_class,
     forward_with_inserted_loss,
     trained_labels,
 )
-from otr_plugin.model.loss_in_graph import Box, carry, land
+from otr_plugin.model.loss_in_graph import carry, land
 from otr_plugin.model.no_logits import replace_logits
 from otr_plugin.model.projection import (
     head_device,
@@ -75,23 +75,6 @@ from otr_plugin.model.wrappers import unwrapped
 HANDLE_ATTRIBUTE = "_otr_handle"
 TOKEN_WEIGHTS = "token_weights"  # the forward's argument
 COPY_FOR_DATA_PARALLEL = "_replicate_for_data_parallel"  # torch.nn.Module's method that nn.DataParallel calls
-
-
-@dataclass
-class Call:
-    """One forward with labels: what model_forward, head_forward and loss_function pass on to each other."""
-
-    labels: Tensor | None
-    shift_labels: Tensor | None
-    token_weights: Tensor | None
-    num_items: Any  # trained positions in the global batch, which the loss is divided by; None: those of this call
-    loss: Tensor | None = None  # its value, without a gradient
-    box: Box | None = None  # brings the gradient from the returned loss to the computed one
-    sums: dict[str, Tensor] = field(default_factory=dict)  # each metric's sum over this call's trained positions
-    first_step_check: FirstStepCheck | None = None
-    loss_returned: bool = False  # whether the model has called loss_function
-    landed: Tensor | None = None  # what loss_function returned: the loss with its gradient
-    placeholder_shapes: set[torch.Size] = field(default_factory=set)  # of the head, and at the loss_function
 
 
 class Handle:
@@ -218,7 +201,7 @@ class Handle:
         seed = f", seed {self.seed_of_draws}" if self.config.draws else ""
         trained = weight.requires_grad or any(p.requires_grad for p in self.head.parameters())
         return (
-            f"OTR is active: {_describe_objective(self.config)}{seed}, kernel {kernel}, chunk_tokens "
+            f"OTR is active: {describe_objective(self.config)}{seed}, kernel {kernel}, chunk_tokens "
             f"{self.config.chunk_tokens}, computed inside the {'trained' if trained else 'frozen'} "
             f"{type(self.head).__name__} head{divided} of {type(self.model).__name__}, otr-plugin {__version__}"
         )
@@ -368,7 +351,7 @@ class Handle:
             return inside_parts(self.head, hidden, functools.partial(self._compute, call))
 
     def _compute(self, call: Call, hidden: Tensor) -> Tensor:
-        labels, token_weights = _of_next_token(call, hidden)
+        labels, token_weights = of_next_token(call, hidden)
         loss, call.loss, call.sums = self._compute_loss(hidden, labels, token_weights, call.num_items)
         if self.model.training:
             self.micro_batch += 1
@@ -391,7 +374,7 @@ class Handle:
             token_weights = token_weights.reshape(-1).to(device)
         arguments = linear_arguments(self.head, hidden.reshape(-1, hidden.shape[-1]).to(device), self.mesh)
         config = self.config if self.model.training else self.nll_config
-        num_items = _divisor(num_items, labels)
+        num_items = checked_num_items(num_items, labels)
         loss, sums = otr_loss(
             arguments.hidden,
             arguments.weight,
@@ -476,67 +459,6 @@ def draw_seed(seed: int, step: int, micro_batch: int, rank: int) -> int:
     key = f"{seed}/{step}/{micro_batch}/{rank}".encode()
     # Seven bytes, because manual_seed takes a signed integer of eight.
     return int.from_bytes(hashlib.blake2b(key, digest_size=7).digest(), "big")
-
-
-def _describe_objective(config: OTRConfig) -> str:
-    match config.objective:
-        case "otr":
-            rest = f"temperature {config.temperature}, beta {config.beta}, baseline {config.baseline}"
-            rest += "" if config.top_k is None else f", top_k {config.top_k}"
-            rest += "" if config.top_p == 1 else f", top_p {config.top_p}"
-            text = f"objective otr ({_describe_estimator(config)}, {rest})"
-        case "power" | "eaft":
-            text = f"objective {config.objective} (alpha {config.alpha})"
-        case "dft" | "sft":
-            text = f"objective {config.objective}"
-        case _:
-            raise not_implemented(__name__, "objective", config.objective, OBJECTIVES)
-    if config.has_thresholds:
-        text += f", where {config.min_label_prob} <= p <= {config.max_label_prob} for the label's probability p"
-    return text + (f" + {config.nll_weight} NLL" if config.nll_weight else "")
-
-
-def _describe_estimator(config: OTRConfig) -> str:
-    match config.estimator:
-        case "sampled":
-            return f"{config.samples} samples"
-        case "exact":
-            return "exact"
-        case _:
-            raise not_implemented(__name__, "estimator", config.estimator, ("sampled", "exact"))
-
-
-def _of_next_token(call: Call, hidden: Tensor) -> tuple[Tensor, Tensor | None]:
-    """Each position's label, the token of the next position as in transformers' own causal loss, and its weight."""
-    labels, weights = call.shift_labels, call.token_weights
-    if labels is None:
-        assert call.labels is not None
-        labels = nn.functional.pad(call.labels, (0, 1), value=IGNORE_INDEX)[..., 1:]
-        weights = None if weights is None else nn.functional.pad(weights, (0, 1))[..., 1:]
-    if labels.numel() != hidden[..., 0].numel():
-        raise RuntimeError(
-            f"otr: the output head received hidden states of shape {list(hidden.shape)} for labels of shape "
-            f"{list(labels.shape)}; expected one hidden state per label. If logits_to_keep removes positions, remove "
-            "their labels too."
-        )
-    return labels, weights
-
-
-def _divisor(num_items: Any, labels: Tensor) -> Any:
-    """What the loss is divided by, from num_items_in_batch; 1 if that is 0, as the labels then have no trained token.
-
-    A tensor on a GPU is not read: there, 0 items and trained tokens make the loss NaN.
-    """
-    if num_items is None or (isinstance(num_items, Tensor) and num_items.device.type != "cpu") or num_items != 0:
-        return num_items
-    trained = int((labels != IGNORE_INDEX).sum())
-    if trained:
-        raise ValueError(
-            f"otr: num_items_in_batch is 0, but the batch has {trained} trained tokens, whose loss it divides: it is "
-            "the number of trained tokens in the whole batch, over all ranks and accumulated batches. Count the labels "
-            f"that are not {IGNORE_INDEX}, without the first of each row, or leave num_items_in_batch out."
-        )
-    return 1
 
 
 def _same(tensor: Tensor) -> Tensor:

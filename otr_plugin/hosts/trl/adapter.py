@@ -44,7 +44,8 @@ from otr_plugin.hosts.transformers.adapter import CONNECT, Log, attach_and_annou
 from otr_plugin.hosts.trl.recipe import HOST, OTHER_LOSSES, TRIED, other_losses, recipe_text, split_options
 from otr_plugin.metrics import TOKEN_COUNT
 from otr_plugin.model.attach import attached_handle
-from otr_plugin.model.handle import Call, Handle
+from otr_plugin.model.call import Call
+from otr_plugin.model.handle import Handle
 
 # Functions with which TRL puts its own fused head into a model: from 1.16 on for every loss, before for chunked_nll.
 CHUNKED_HEAD = "_patch_chunked_ce_lm_head"
