@@ -95,6 +95,8 @@ def of_row(
             weight_size = weight * (1 + config.alpha * log_share_size)
         case "sft":
             weight = weight_size = 1.0 * is_label
+    # Below the smallest normal number, a weight is not known relative to itself, and log p may be large.
+    weight_size = np.maximum(weight_size, np.finfo(np.float32 if eps > 1e-10 else np.float64).tiny * is_label)
     weight, weight_size = weight + config.nll_weight * is_label, weight_size + config.nll_weight * is_label
     metrics["objective"] = _sum(weight, -log_p)
     sizes["objective"] = _sum(weight_size, 1 - log_p)
