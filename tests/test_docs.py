@@ -151,6 +151,7 @@ COMMANDS = {
     "python -m benchmarks gpu": "tests/test_package.py",
     "python -m benchmarks fit": "no test: it needs a GPU",
     "python -m benchmarks learning": "tests/benchmarks/learning/test_command.py",
+    "python -m benchmarks learning --edition 2": "tests/benchmarks/learning/test_second.py",
 }
 PROGRAMS = (
     "accelerate",
