@@ -78,6 +78,8 @@ class LinearLoss(torch.autograd.Function):
         temporary_bytes = 4 * dtype.itemsize * hidden.shape[1] + BYTES_PER_DRAW * config.samples
         width = torch_kernel.padded(tokens.columns(vocabulary))
         buffer = memory_plan.buffer(hidden, min(size, count), width, dtype, temporary_bytes)
+        # PyTorch's bfloat16 products on a CPU read one number beyond a row of an odd length: it must not be NaN.
+        buffer[:, vocabulary:] = 0
         size = tokens.agree(max(1, len(buffer)))
         row_metrics = hidden.new_empty(count, len(ROW_METRICS), dtype=torch_kernel.precise(dtype))
         token_weights = problem.token_weights

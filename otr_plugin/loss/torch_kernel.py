@@ -72,8 +72,8 @@ def compute_chunk(
     Args:
         logits: [C, padded(V)], the head's output before logit_scale and softcap; the contents of the columns from V
             on are arbitrary. With with_grad, the first V columns are overwritten with the gradient of each row's
-            objective with respect to these logits, not divided by num_items. Otherwise their contents are undefined
-            afterwards.
+            objective with respect to these logits, not divided by num_items, and the other columns are left as they are
+            or overwritten with finite numbers. Without with_grad, the contents are undefined afterwards.
         labels: [C], int64 or int32. The caller has removed positions that are not trained.
         uniforms: [C, K], float32 or float64, in [0, 1); None unless config.draws.
         row_metrics: [C, len(ROW_METRICS)], contiguous, of dtype precise(logits.dtype). Every column is overwritten,
@@ -214,6 +214,7 @@ def _final_logits(
     if softcap is not None:
         x.div_(softcap).tanh_()
         slope = 1 - x.square()
+        slope[:, vocabulary:] = 0  # so that the gradient has no NaN in the padding, which may hold any number
         x.mul_(softcap)
     x[:, vocabulary:] = -math.inf
     return x, slope

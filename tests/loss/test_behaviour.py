@@ -237,15 +237,31 @@ def test_nan_in_hidden_makes_the_loss_nan_but_no_other_gradient():
         assert not result.gradients["hidden"][2:].isnan().any()
 
 
+OF_THE_TORCH_KERNEL = (
+    {"samples": 32},
+    {"samples": 32, "baseline": "mean", "top_k": 5},
+    {"estimator": "exact"},
+    *({"objective": objective} for objective in ("dft", "power", "eaft", "sft")),
+)
+PADDING_CASES = [
+    (settings, softcap)
+    for settings in (*OF_THE_TORCH_KERNEL, {"objective": "sft", "kernel": "triton"})
+    for softcap in (None, 30.0)
+]
+
+
+@pytest.mark.parametrize(("settings", "softcap"), PADDING_CASES, ids=str)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-def test_the_padding_of_the_logits_changes_nothing(dtype, monkeypatch):
+def test_the_padding_of_the_logits_changes_nothing(dtype, settings, softcap, monkeypatch):
     """On a CPU, products in bfloat16 read one number beyond a row of an odd length: it must not be what memory held."""
     from otr_plugin.loss import memory_plan
 
-    p = problem(18, 8, 77, masked=0, seed=13)
-    want = actual(p, OTRConfig(samples=32), dtype)
+    p = problem(17, 8, 77, masked=0, seed=13, softcap=softcap)
+    config = OTRConfig(**settings)
+    want = actual(p, config, dtype)
     buffer = memory_plan.buffer
     monkeypatch.setattr(memory_plan, "buffer", lambda *arguments: buffer(*arguments).fill_(torch.nan))
-    got = actual(p, OTRConfig(samples=32), dtype)
-    assert torch.equal(got.gradients["hidden"], want.gradients["hidden"])
-    assert not got.gradients["hidden"].isnan().any()
+    got = actual(p, config, dtype)
+    for name, gradient in got.gradients.items():
+        assert torch.equal(gradient, want.gradients[name])
+        assert not gradient.isnan().any()
