@@ -16,8 +16,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from otr_plugin.loss.tuned import architecture, settings_of
+
 CHUNK_BYTES = 384 * 2**20  # the budget on a CPU
-CHUNK_BYTES_GPU = 2**30  # the largest budget on a GPU
 CPU_OUT_OF_MEMORY = ("not enough memory", "can't allocate memory", "DefaultCPUAllocator")  # in PyTorch's messages
 SHARE_OF_FREE = 4  # the budget on a GPU is at most the free memory divided by this
 
@@ -38,12 +39,12 @@ def chunk_size(count: int, bytes_per_row: int, chunk_tokens: int | str, budget: 
 def budget(device: torch.device) -> int:
     """The number of bytes that the logits of one chunk may take on this device."""
     free = _free_memory(device)
-    return CHUNK_BYTES if free is None else budget_of(free)
+    return CHUNK_BYTES if free is None else budget_of(free, architecture(device))
 
 
-def budget_of(free: int) -> int:
-    """The same, for a GPU on which PyTorch can still allocate so many bytes."""
-    return min(CHUNK_BYTES_GPU, free // SHARE_OF_FREE)
+def budget_of(free: int, architecture: str) -> int:
+    """The same, for a GPU of this architecture on which PyTorch can still allocate so many bytes."""
+    return min(settings_of(architecture).chunk_bytes, free // SHARE_OF_FREE)
 
 
 def _free_memory(device: torch.device) -> int | None:

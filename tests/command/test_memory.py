@@ -261,10 +261,10 @@ def test_the_value_of_a_tensor_that_depends_on_a_weight_is_not_known():
 
 
 def test_the_loss_plans_its_chunks_as_on_the_card():
-    on_paper = card.CardOnPaper(8.6, lambda: 6 * card.GIB)
+    on_paper = card.CardOnPaper(card.card("8.6"), lambda: 6 * card.GIB)
     assert on_paper.budget() == pytest.approx(2 * card.GIB / 4, rel=1e-6)
-    assert card.CardOnPaper(100, lambda: 0).budget() == card.GIB
-    assert card.CardOnPaper(6, lambda: 7 * card.GIB).budget() == card.GIB  # it does not fit anyway
+    assert card.CardOnPaper(card.card("h100"), lambda: 0).budget() == card.GIB
+    assert card.CardOnPaper(card.card("6"), lambda: 7 * card.GIB).budget() == card.GIB  # it does not fit anyway
 
 
 @pytest.mark.parametrize(

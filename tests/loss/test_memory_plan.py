@@ -10,6 +10,7 @@ import torch
 
 from otr_plugin import OTRConfig
 from otr_plugin.loss import memory_plan
+from otr_plugin.loss.tuned import Settings
 
 from .problems import actual, error, problem
 
@@ -28,7 +29,7 @@ def device_with(free, total=24 << 30, reserved=0, allocated=0, fraction=None):
 @pytest.mark.parametrize(
     ("memory", "want"),
     [
-        ({"free": 20 << 30}, memory_plan.CHUNK_BYTES_GPU),
+        ({"free": 20 << 30}, Settings().chunk_bytes),
         ({"free": 1 << 30}, 1 << 28),
         ({"free": 1 << 30, "reserved": 3 << 30, "allocated": 2 << 30}, 1 << 29),  # PyTorch can reuse reserved memory
         ({"free": 20 << 30, "fraction": 0.5, "reserved": 11 << 30, "allocated": 11 << 30}, 1 << 28),
@@ -38,6 +39,7 @@ def device_with(free, total=24 << 30, reserved=0, allocated=0, fraction=None):
 )
 def test_the_budget_of_a_gpu_is_a_share_of_its_free_memory(memory, want, monkeypatch):
     monkeypatch.setattr(torch, "get_device_module", lambda device: device_with(**memory))
+    monkeypatch.setattr(memory_plan, "architecture", lambda device: "sm_90")
     assert memory_plan.budget(torch.device("cuda")) == want
 
 

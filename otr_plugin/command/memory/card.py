@@ -38,6 +38,10 @@ class Card:
         return (self.gib * GIB - CONTEXT) * (1 - FRAGMENTED)
 
     @property
+    def architecture(self) -> str:
+        return "unknown" if self.capability is None else "sm_{}{}".format(*self.capability)
+
+    @property
     def cublas(self) -> int:
         return CUBLAS_LARGE if self.capability is not None and self.capability >= HOPPER else CUBLAS
 
@@ -58,15 +62,15 @@ def card(text: str) -> Card:
 class CardOnPaper(Device):
     """The device that the loss finds: a GPU with Triton, of which `taken` gives the bytes that are in use."""
 
-    def __init__(self, gib: float, taken: Callable[[], int]) -> None:
+    def __init__(self, card: Card, taken: Callable[[], int]) -> None:
         super().__init__(torch.device("cpu"))
-        self.total, self.taken = int(gib * GIB - CONTEXT), taken
+        self.total, self.taken, self.architecture = int(card.gib * GIB - CONTEXT), taken, card.architecture
 
     def budget(self) -> int:
         free = self.total - self.taken()
         if free < 0:  # The step would have ended before. What it takes is counted as on a card that is large enough.
-            return memory_plan.budget_of(self.total)
-        return max(SMALLEST_BUDGET, memory_plan.budget_of(free))
+            return memory_plan.budget_of(self.total, self.architecture)
+        return max(SMALLEST_BUDGET, memory_plan.budget_of(free, self.architecture))
 
     def kernel(self, name: str, dtype: torch.dtype, tokens: Any) -> Any:
         return torch_kernel.compute_chunk if name == "torch" else triton_kernel_on_paper

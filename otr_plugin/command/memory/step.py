@@ -151,7 +151,7 @@ def _fake_tensors(counted: Ledger, card: Card | None) -> Iterator[None]:
     for dtype in (torch.float32, torch.bfloat16, torch.float16):
         on_cpu.sums_in_float32(dtype)  # tried on real tensors, and kept
     fake_mode: Any = FakeTensorMode(allow_non_fake_inputs=True)
-    fake_mode.stands_for = on_cpu if card is None else CardOnPaper(card.gib, lambda: counted.total)
+    fake_mode.stands_for = on_cpu if card is None else CardOnPaper(card, lambda: counted.total)
     with fake_mode, KnownValues(fake_mode):
         yield
 

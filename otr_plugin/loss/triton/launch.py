@@ -19,13 +19,10 @@ from otr_plugin.loss.entropy import MOST_PROBABLE, log_largest_entropy
 from otr_plugin.loss.sampling import top_p_target
 from otr_plugin.loss.triton.loss_kernel import DFT, EAFT, EXACT, POWER, SAMPLED, SFT, loss_kernel
 from otr_plugin.loss.triton.threshold_kernel import threshold_kernel
+from otr_plugin.loss.tuned import architecture, settings_of
 from otr_plugin.metrics import ROW_METRICS
 
 TILE = 128  # tokens in a tile; a draw finds its tile before its token
-BLOCK = 2048  # logits per iteration, a multiple of TILE
-WARPS = 8
-PROGRAMS_PER_PROCESSOR = 3  # with this BLOCK and 8 warps a thread takes 80 registers, so three programs fit
-DRAWS = 32  # draws per iteration
 # The layout of row_metrics, as constants of loss_kernel. The kernel has one parameter for each metric, so Triton
 # refuses every launch if a metric is added to ROW_METRICS alone.
 METRIC_COLUMNS = {f"{name.upper()}_COLUMN": column for column, name in enumerate(ROW_METRICS)}
@@ -51,8 +48,9 @@ def compute_chunk(
     """
     objective, mean_baseline = _objective(config), _has_mean_baseline(config)
     count, device = len(logits), logits.device
-    programs = min(count, PROGRAMS_PER_PROCESSOR * _processors(device))
-    block = min(BLOCK, max(TILE, triton.next_power_of_2(vocabulary)))
+    settings = settings_of(architecture(device))
+    programs = min(count, settings.programs * _processors(device))
+    block = min(settings.block, max(TILE, triton.next_power_of_2(vocabulary)))
     tiles = triton.next_power_of_2(triton.cdiv(vocabulary, TILE))
     samples = config.samples if config.draws else 1
     cut = config.has_rollout and (config.top_k is not None or config.top_p < 1)
@@ -60,7 +58,7 @@ def compute_chunk(
         "BLOCK": block,
         "SCALE": None if logit_scale == 1 else logit_scale,
         "CAP": softcap,
-        "num_warps": WARPS,
+        "num_warps": settings.warps,
         "enable_fp_fusion": True,  # Triton's default; Triton 3.9 warns if it is left out
     }
     thresholds = torch.empty(count if cut else 0, device=device)
@@ -112,7 +110,7 @@ def compute_chunk(
         TILE_STEPS=tiles.bit_length() - 1,
         SAMPLE_STEPS=samples.bit_length(),
         TILE=TILE,
-        DRAWS=DRAWS,
+        DRAWS=settings.draws,
         **METRIC_COLUMNS,
         **common,
     )
