@@ -15,7 +15,7 @@ WITH_ENVIRONMENT := $(filter-out $(IN_AXOLOTLS),$(SESSIONS))
 # Print a session's output when the session has ended, rather than mixed with the other session's. make 3 cannot.
 SYNC := $(if $(filter output-sync,$(.FEATURES)),--output-sync=target)
 
-.PHONY: quickstart features engines faults test fuzz fuzz-python soak docs bench lock audit clean help $(SESSIONS:%=test-%)
+.PHONY: quickstart features engines faults gpu test fuzz fuzz-python soak docs bench lock audit clean help $(SESSIONS:%=test-%)
 
 quickstart: .nox/ready-axolotl  ## train a small model in the real Axolotl, by SFT and by OTR, and compare
 	@.nox/axolotl/bin/python -m benchmarks quickstart
@@ -64,6 +64,21 @@ docs: .nox/ready-docs  ## build the documentation into site/ and check its links
 
 bench: .nox/ready-trl  ## measure the loss's time and memory on this machine's CPU; TRL's fused head is a contender
 	.nox/trl/bin/python -m benchmarks loss
+
+# An environment of its own, made by pip alone: a machine with a GPU may have no network. WHEELS=folder installs from that
+# folder, which needs only what requirements.txt names; packages of contenders.txt that it lacks are listed as such.
+gpu: .nox/ready-gpu  ## everything that only a GPU can tell, in 40 minutes; it resumes; SMALL=1: toy sizes, on any CPU
+	.nox/gpu/bin/python -m benchmarks gpu $(if $(SMALL),--small)
+
+.nox/ready-gpu: benchmarks/gpu/requirements.txt benchmarks/gpu/contenders.txt
+	$(PYTHON) -m venv --clear .nox/gpu
+	$(PIP_GPU) -r benchmarks/gpu/requirements.txt
+	.nox/gpu/bin/python -m pip freeze > .nox/gpu/installed.txt
+	@while read package; do $(PIP_GPU) --constraint .nox/gpu/installed.txt "$$package" \
+	  || echo "gpu: $$package is not installed; the page will say so"; done < benchmarks/gpu/contenders.txt
+	touch $@
+
+PIP_GPU = .nox/gpu/bin/python -m pip install --quiet $(if $(WHEELS),--no-index --find-links $(WHEELS))
 
 lock: $(NOX)  ## write locks/ after a change of pyproject.toml; versions stay as they are
 	$(NOX) -s lock

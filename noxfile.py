@@ -48,7 +48,7 @@ TESTS: dict[str, list[str]] = {
         "tests/distributed/test_tensor_parallel.py",
         "tests/distributed/test_sequence_parallel.py",
     ],
-    "benchmarks": ["tests/benchmarks/hosts", "tests/benchmarks/learning"],
+    "benchmarks": ["tests/benchmarks/gpu", "tests/benchmarks/hosts", "tests/benchmarks/learning"],
     "packaging": ["tests/packaging"],
     "llamafactory": ["tests/hosts/llamafactory", "tests/distributed/test_llamafactory.py"],
     "trl": ["tests/hosts/trl", "tests/distributed/test_trl.py"],

@@ -8,12 +8,12 @@ from benchmarks import figures
 from benchmarks.engines import command as engines
 from benchmarks.faults import command as faults
 from benchmarks.gallery import command as gallery
+from benchmarks.gpu import command as gpu
+from benchmarks.gpu import kernels, tune
 from benchmarks.hosts.features import command as features
 from benchmarks.learning import command as learning
 from benchmarks.performance import (
     axolotl_step,
-    fit,
-    gpu,
     gradient_size,
     loss,
     memory_on_paper,
@@ -27,8 +27,9 @@ from benchmarks.soak import command as soak
 
 COMMANDS = {
     "loss": (loss, "time and peak memory of the loss on this machine's CPU"),
-    "gpu": (gpu, "time and peak memory of the loss on a GPU, and the bandwidth of its kernel"),
-    "fit": (fit, "the longest sequence that trains with 8 to 24 GiB of GPU memory"),
+    "gpu": (gpu, "everything that only a GPU can tell, in 40 minutes; it can be resumed"),
+    "kernels": (kernels, "what the Triton kernels take of a GPU, by the compilers; it needs no GPU"),
+    "tune": (tune, "write the table of launch settings from the sweeps on GPUs that are kept"),
     "memory": (memory_on_paper, "how right `otr memory` is, on small recipes of every host; also the pages' examples"),
     "axolotl": (axolotl_step, "time and peak memory of a step in the real Axolotl, with and without the plugin"),
     "objectives": (objectives, "the objectives of the host that is installed here, beside ours"),

@@ -30,6 +30,7 @@ from benchmarks import provenance
 from benchmarks.engines import page as engines
 from benchmarks.faults import page as faults
 from benchmarks.gallery import page as gallery
+from benchmarks.gpu import kernels, on_paper
 from benchmarks.hosts.features import page as features
 from benchmarks.learning import plan, report, store, tables
 from benchmarks.learning.study import Study
@@ -283,6 +284,8 @@ RENDERERS: dict[tuple[str, str | None], Callable[[Any], list[str]]] = {
     ("trl", "refused"): _refused_keys,
     ("swift", "refused"): _refused_keys,
     ("slices-cpu", None): slices.table,
+    ("kernels", None): kernels.docs_table,
+    ("on_paper", None): on_paper.docs_table,
     ("gallery", "table"): gallery.table,
     **{("gallery", name): gallery.facts(name) for name in gallery.gallery()},
     ("engines", "table"): engines.table,

@@ -148,8 +148,9 @@ COMMANDS = {
     'python -c "import otr_plugin"': "tests/test_package.py",
     "python -m benchmarks readme": "tests/test_docs.py",
     "python -m benchmarks loss": "tests/test_package.py",
-    "python -m benchmarks gpu": "tests/test_package.py",
-    "python -m benchmarks fit": "no test: it needs a GPU",
+    "make gpu": "tests/benchmarks/gpu",
+    "make gpu SMALL=1": "tests/benchmarks/gpu",
+    "make gpu WHEELS=folder": "no test: it downloads nothing, but needs a folder of wheels",
     "python -m benchmarks learning": "tests/benchmarks/learning/test_command.py",
     "python -m benchmarks learning --edition 2": "tests/benchmarks/learning/test_second.py",
 }

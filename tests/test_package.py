@@ -68,23 +68,6 @@ def test_the_cpu_benchmark_runs(tmp_path):
             assert one["megabytes"] >= 0
 
 
-def test_the_gpu_benchmark_runs_on_a_cpu(tmp_path):
-    command = [sys.executable, "-m", "benchmarks", "gpu", "--small", "--rounds", "1", "--out", str(tmp_path / "x")]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    results = json.loads((tmp_path / "x.json").read_text())
-    assert [(cell["trained"], cell["trainable"]) for cell in results["cells"]] == [
-        (1.0, False),
-        (1.0, True),
-        (0.25, False),
-        (0.25, True),
-    ]
-    for cell in results["cells"]:
-        assert all("failed" not in one for one in cell["contenders"].values())
-    assert results["loss kernel"][0]["gigabytes a second"].keys() == {"copy", "sampled", "exact", "dft", "sft"}
-    assert "a check on a CPU that the benchmark runs" in (tmp_path / "x.md").read_text()
-
-
 @pytest.mark.skipif(importlib.util.find_spec("transformers") is not None, reason="transformers is installed here")
 def test_the_study_names_the_packages_that_are_missing(tmp_path):
     command = [sys.executable, "-m", "benchmarks", "learning", "--size", "smoke", "--work", str(tmp_path)]

@@ -84,6 +84,10 @@ def pytorch_linear_cross_entropy(case: Case) -> None:
     F.linear_cross_entropy(case.hidden, case.weight, case.labels, options=options).backward()
 
 
+def pytorch_linear_cross_entropy_on_gpu(case: Case) -> None:
+    F.linear_cross_entropy(case.hidden, case.weight, case.labels).backward()
+
+
 def trl_fused_head(case: Case) -> None:
     from trl.kernels import ChunkedLogProbFunction
 
@@ -130,24 +134,23 @@ FLOOR = "bare GEMMs"
 CROSS_ENTROPY = "F.cross_entropy, whole logits"
 BY_HAND = "OTR by hand, whole logits"
 LIGER = "Liger's fused linear CE"
+CUT = "Cut Cross Entropy"
+TRL = "TRL's fused head"
+PYTORCH = "PyTorch's linear_cross_entropy"
 SAMPLED = "ours: sampled"
 EXACT = "ours: exact"
 
 
-def available(device: str = "cpu") -> dict[str, Contender]:
-    """Returns the contenders that run on this device and are installed, by name."""
+def available() -> dict[str, Contender]:
+    """Returns the contenders that run on a CPU and are installed, by name."""
     contenders: dict[str, Contender] = {
         FLOOR: bare_gemms,
         CROSS_ENTROPY: whole_cross_entropy,
     }
-    if device != "cpu" and importlib.util.find_spec("liger_kernel") is not None:
-        contenders[LIGER] = liger
-    if device != "cpu" and importlib.util.find_spec("cut_cross_entropy") is not None:
-        contenders["Cut Cross Entropy"] = cut_cross_entropy
-    if device == "cpu" and hasattr(F, "linear_cross_entropy"):
+    if hasattr(F, "linear_cross_entropy"):
         contenders["F.linear_cross_entropy, chunks of 512"] = pytorch_linear_cross_entropy
     if importlib.util.find_spec("trl") is not None:
-        contenders["TRL's fused head"] = trl_fused_head
+        contenders[TRL] = trl_fused_head
     return contenders | {
         BY_HAND: otr_by_hand,
         SAMPLED: ours(DEFAULTS),

@@ -1,8 +1,8 @@
 """How right `otr memory` is: steps of small recipes on tensors without values, beside the same steps on real tensors.
 
 Three figures for each recipe: the peak on fake tensors, the peak that the same count gives on real tensors, and the
-peak that PyTorch's CPU allocator reports for the real step. With --card, also a GPU's own count of the same recipes,
-with the kernels of that GPU. The rest are the pages' examples. What the result file has is not measured again.
+peak that PyTorch's CPU allocator reports for the real step. The rest are the pages' examples. What the result file has
+is not measured again. `python -m benchmarks gpu` compares with a GPU.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 
 from benchmarks import provenance
@@ -115,7 +114,6 @@ SMALL = ("QLoRA, checkpointing", "experts", "LLaMA-Factory, LoRA", "TRL, full, L
 
 def add_to(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--small", action="store_true", help="a few of the recipes, only to check that it runs")
-    parser.add_argument("--card", action="store_true", help="also measure the recipes on this machine's GPU")
     parser.add_argument("--out", type=Path, default=RESULTS / "memory-on-paper", help="result file, without its suffix")
     parser.set_defaults(run=run)
 
@@ -128,14 +126,9 @@ def run(args: argparse.Namespace) -> None:
     for name in SMALL if args.small else CASES:
         if any(cell["name"] == name for cell in results["cells"]):
             continue
-        cell = compare(name)
-        if args.card:
-            cell["card"] = on_card(name)
-        results["cells"].append(cell)
-        print(cell, flush=True)
+        results["cells"].append(compare(name))
+        print(results["cells"][-1], flush=True)
         provenance.write_results(args.out, results, memory_page.render(results))
-    if args.card:
-        results["gpu"] = torch.cuda.get_device_name()
     for name, measure in () if args.small else (("example", printed), ("models", of_models)):
         if name not in results:
             results[name] = measure()
@@ -186,27 +179,6 @@ def allocated(config: Any, plan: TrainingPlan) -> int:
         now += event.nbytes()
         peak = max(peak, now)
     return peak
-
-
-def on_card(name: str) -> dict[str, int]:
-    """The peak of the recipe's second step by the GPU's allocator, and by the count on paper for that GPU."""
-    from otr_plugin.command.memory.card import GIB, Card
-
-    family, recipe = CASES[name]
-    total = torch.cuda.get_device_properties(0).total_memory
-    with _plan(recipe, config_of(family)) as plan:
-        paper = step.run(config_of(family), plan, Card("", total / GIB)).peak.total
-        gc.collect()
-        torch.cuda.empty_cache()
-        real = replace(plan, attention="eager" if plan.attention == "eager" else "sdpa")
-        whole = model.on_meta(config_of(family), real, on_paper=False)
-        with torch.device("cuda"):
-            model.complete(whole, real)
-            done = step.Step(whole, real)
-            torch.cuda.reset_peak_memory_stats()
-            done.run()
-        model.release(whole)
-        return {"paper": paper, "allocated": torch.cuda.max_memory_allocated()}
 
 
 # The examples of the pages

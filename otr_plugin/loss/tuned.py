@@ -1,6 +1,6 @@
 """The numbers that decide how fast the loss is on a GPU, and nothing else: the defaults, and what sweeps have found.
 
-`python -m benchmarks gpu` measures other numbers on a card. `python -m benchmarks tuned` writes those that were best
+`python -m benchmarks gpu` measures other numbers on a card. `python -m benchmarks tune` writes those that were best
 into TABLE, by the architecture of the card. An architecture that is not in it gets the defaults; without a sweep, there
 is no table.
 """
