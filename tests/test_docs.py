@@ -150,7 +150,8 @@ COMMANDS = {
     "python -m benchmarks loss": "tests/test_package.py",
     "make gpu": "tests/benchmarks/gpu",
     "make gpu SMALL=1": "tests/benchmarks/gpu",
-    "make gpu WHEELS=folder": "no test: it downloads nothing, but needs a folder of wheels",
+    "make gpu WHEELS=folder": "no test: it needs a folder of wheels",
+    "python -m benchmarks tune": "tests/benchmarks/core/test_kernels.py",
     "python -m benchmarks learning": "tests/benchmarks/learning/test_command.py",
     "python -m benchmarks learning --edition 2": "tests/benchmarks/learning/test_second.py",
 }

@@ -265,15 +265,15 @@ def plot(cells: dict[str, Figures], path: Path) -> bool:
     measured = {name: one["caps"] for name, one in cells.items() if "caps" in one}
     if not measured:
         return False
-    figure, axis = pyplot.subplots(figsize=(8, 4), layout="constrained")
-    for name, caps in measured.items():
-        points = [(float(cap), one["tokens"]) for cap, one in caps.items() if one.get("tokens")]
-        if points:
-            axis.plot(*zip(*points, strict=True), marker="o", label=name)
-    axis.set_xlabel("GiB that PyTorch may allocate")
-    axis.set_ylabel("tokens of the longest sequence")
-    axis.set_ylim(bottom=0)
-    axis.legend(frameon=False, fontsize=8)
+    groups = list(dict.fromkeys((name.partition(", ")[0], cap) for name, caps in measured.items() for cap in caps))
+    figure, axis = pyplot.subplots(figsize=(8, 1.4 + 0.55 * len(groups)), layout="constrained")
+    for index, method in enumerate(METHODS):
+        tokens = [measured.get(f"{shape}, {method}", {}).get(cap, {}).get("tokens", 0) for shape, cap in groups]
+        axis.barh([row + 0.27 * (index - 1) for row in range(len(groups))], tokens, 0.25, label=method)
+    axis.set_yticks(range(len(groups)), [f"{shape}, {cap} GiB" for shape, cap in groups])
+    axis.invert_yaxis()
+    axis.set_xlabel("tokens of the longest sequence that trains")
+    figure.legend(loc="outside upper center", ncols=3, frameon=False, fontsize=8)
     axis.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, dpi=120)
     pyplot.close(figure)

@@ -114,9 +114,16 @@ def time_and_memory(case: Case, contenders: dict[str, Contender | str], rounds: 
     }
     for _ in range(rounds):
         for name, contender in running.items():
+            if "failed" in figures[name]:
+                continue
             case.clear_gradients()
             _fill_free_memory_with_nan(case)
-            figures[name]["seconds"].append(timed.seconds_of(device, lambda one=contender: one(case)))  # type: ignore[misc]
+            try:
+                took = timed.seconds_of(device, lambda one=contender: one(case))  # type: ignore[misc]
+            except torch.OutOfMemoryError:
+                figures[name] = {"failed": "out of memory"}
+                continue
+            figures[name]["seconds"].append(took)
             gradients = [leaf.grad for leaf in (case.hidden, case.weight) if leaf.requires_grad]
             if any(gradient is None or not gradient.isfinite().all() for gradient in gradients):
                 figures[name]["wrong"] = "gradients that are not finite"
@@ -209,6 +216,9 @@ def plot(cells: dict[str, Figures], path: Path) -> bool:
         memory = [(found[name].get("megabytes") or 0) / 1000 for name in contenders]
         axes[0].barh(places, [x if isinstance(x, float) else 0 for x in times], height, label=cell)
         axes[1].barh(places, memory, height)
+    for row, name in enumerate(contenders):
+        if reasons := {found[name]["failed"].partition(":")[0] for found in shown.values() if "failed" in found[name]}:
+            axes[0].text(1.02, row, ", ".join(sorted(reasons)), va="center", fontsize=8, color="#666666")
     axes[0].axvline(1, color="#444444", linewidth=1)
     axes[0].set_yticks(range(len(contenders)), contenders)
     axes[0].invert_yaxis()

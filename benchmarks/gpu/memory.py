@@ -126,7 +126,8 @@ def lines(cells: dict[str, Figures]) -> list[str]:
         measured = one.get("allocated") or one.get("counted")
         what = "" if "allocated" in one else " (count of real tensors)"
         if "failed" in one or not measured:
-            found.append(f"| {name} | {_size(one.get('estimate'))} | {one.get('failed', 'not measured')} | |")
+            estimate = _size(one["estimate"]) if "estimate" in one else ""
+            found.append(f"| {name} | {estimate} | {one.get('failed', 'not measured')} | |")
             continue
         beside = f"{one['estimate'] / measured - 1:+.1%}" if one["estimate"] else ""
         found.append(f"| {name} | {_size(one['estimate'])} | {_size(measured)}{what} | {beside} |")
@@ -157,7 +158,7 @@ def plot(cells: dict[str, Figures], path: Path) -> bool:
     axis.set_yticks(range(len(pairs)), list(pairs))
     axis.invert_yaxis()
     axis.set_xlabel(f"{text} at the peak of a step")
-    axis.legend(frameon=False, fontsize=8)
+    figure.legend(loc="outside upper right", ncols=2, frameon=False, fontsize=8)
     axis.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, dpi=120)
     pyplot.close(figure)

@@ -38,7 +38,8 @@ def measure(cell: str, context: Context) -> Figures:
     jobs = min(JOBS, os.cpu_count() or 1) if context.device == "cuda" else 1
     minutes = max(0.0, (context.deadline - time.monotonic()) / 60 - 0.5)  # runs under way are finished
     command = [sys.executable, "-m", "benchmarks", "learning", "--size", cell, "--jobs", str(jobs)]
-    command += ["--minutes", f"{minutes:.2f}", "--work", str(context.out / "study"), "--results", str(results)]
+    work = ROOT / ".cache" / "gpu-study" / context.out.name  # base models, which are large
+    command += ["--minutes", f"{minutes:.2f}", "--work", str(work), "--results", str(results)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     if done.returncode:
         raise RuntimeError((done.stderr or done.stdout).strip().splitlines()[-1])
@@ -46,7 +47,7 @@ def measure(cell: str, context: Context) -> Figures:
     figures = of_lines(results, cell)
     if found:
         return figures | {"unfinished": f"{found[1]} runs are left"}
-    shutil.rmtree(context.out / "study", ignore_errors=True)  # base models; all runs are kept
+    shutil.rmtree(work, ignore_errors=True)  # all runs are kept
     return figures
 
 
