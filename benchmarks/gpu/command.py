@@ -26,9 +26,9 @@ from typing import IO
 import torch
 from rich.console import Console
 from rich.markdown import Markdown
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from benchmarks.gpu import fit, loss, memory, on_paper, page, record, right, study, where
+from benchmarks.gpu import fit, loss, memory, page, record, right, study, where
 from benchmarks.gpu.record import Context, Piece, Record
 from benchmarks.paths import RESULTS, ROOT
 
@@ -43,7 +43,7 @@ PIECES: dict[str, Piece] = {
 AT_MOST = 8.0  # minutes of a call of one piece
 IN_ALL = 40.0  # minutes
 GRACE = 60.0  # seconds after a piece's minutes until its process is ended, in the middle of a cell
-SMALL = Path(".cache") / "gpu-small"
+SMALL = ROOT / ".cache" / "gpu-small"
 
 
 def add_to(parser: argparse.ArgumentParser) -> None:
@@ -59,7 +59,7 @@ def add_to(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     if not args.small and not torch.cuda.is_available():
         sys.exit("benchmarks gpu: PyTorch finds no GPU. --small runs every piece at toy size on a CPU.")
-    out = args.out or (SMALL if args.small else RESULTS / record.folder_name())
+    out = (args.out or (SMALL if args.small else RESULTS / record.folder_name())).resolve()
     if args.alone:
         measure_missing(args.alone, Context(_device(), args.small, _deadline(args.minutes), out))
         return
@@ -112,11 +112,12 @@ def run_pieces(names: list[str], small: bool, out: Path, end: float, bars: Progr
                 break
 
 
-def _call(name: str, small: bool, out: Path, minutes: float, bars: Progress, task: object, done_before: float) -> bool:
-    """Measures missing cells of a piece, in a process of its own. Whether it was needed and some were measured."""
+def _call(name: str, small: bool, out: Path, minutes: float, bars: Progress, task: TaskID, done_before: float) -> bool:
+    """Measures missing cells of a piece, in a process of its own. Whether the piece has got on."""
     path, piece = out / f"{name}.json", PIECES[name]
     total = len(piece.cells(small))
-    left = len(Record.of(path, small).missing(piece.cells(small)))
+    before = Record.of(path, small)
+    left = len(before.missing(piece.cells(small)))
     if not left or minutes <= 0:
         return False
     command = [sys.executable, "-m", "benchmarks", "gpu", "--alone", name, "--minutes", f"{minutes:.2f}"]
@@ -143,7 +144,7 @@ def _call(name: str, small: bool, out: Path, minutes: float, bars: Progress, tas
             _end(process)
     if process.returncode:
         bars.console.print(f"{name}: its process ended with {process.returncode}; {log} has what it printed.")
-    return len(Record.of(path, small).missing(piece.cells(small))) < left
+    return Record.of(path, small).figures() != before.figures()
 
 
 def _environment(piece: Piece) -> dict[str, str]:
@@ -153,13 +154,13 @@ def _environment(piece: Piece) -> dict[str, str]:
     return found
 
 
-def _follow(lines: IO[str] | None, bars: Progress, task: object, before: float, each: float, done: int) -> None:
+def _follow(lines: IO[str] | None, bars: Progress, task: TaskID, before: float, each: float, done: int) -> None:
     """Advances the bar by every cell that the piece's process prints."""
     assert lines is not None
     for line in lines:
         if line.startswith("cell "):
             done += 1
-            bars.update(task, completed=before + each * done)  # type: ignore[arg-type] # rich's TaskID
+            bars.update(task, completed=before + each * done)
         bars.console.print(line.rstrip(), highlight=False)
 
 
@@ -187,6 +188,3 @@ def measure_missing(name: str, context: Context) -> None:
         kept.keep(cell, figures | {"took": round(time.monotonic() - started, 1)})
         state = figures.get("error") or figures.get("unfinished") or "done"
         print(f"cell {name}, {cell}: {state}, {kept.cells[cell]['took']} s", flush=True)
-
-
-__all__ = ["add_to", "on_paper", "run"]

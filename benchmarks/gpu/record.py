@@ -84,6 +84,12 @@ class Record:
         new.write_text(json.dumps(content, indent=1) + "\n")
         new.replace(self.path)
 
+    def figures(self) -> dict[str, Figures]:
+        """The cells without the seconds that they took."""
+        return {
+            cell: {name: value for name, value in one.items() if name != "took"} for cell, one in self.cells.items()
+        }
+
     def missing(self, cells: list[str]) -> list[str]:
         return [name for name in cells if not is_done(self.cells.get(name))]
 

@@ -109,6 +109,30 @@ def test_an_error_of_a_cell_is_kept_and_does_not_end_the_piece(tmp_path, monkeyp
     assert "RuntimeError: no such kernel" in text
 
 
+def test_time_that_is_left_goes_to_pieces_that_get_on(tmp_path, monkeypatch):
+    """The study gets on in each of three calls; a cell of the loss fails in the same way each time."""
+    calls = []
+
+    def call(name, small, out, minutes, *_):
+        calls.append((name, round(minutes)))
+        return name == "study" and calls.count(("study", 8)) < 3
+
+    monkeypatch.setattr(command, "_call", call)
+    with command.Progress() as bars:
+        command.run_pieces(["loss", "study"], False, tmp_path, time.monotonic() + 60 * 39.9, bars)
+    assert calls == [("loss", 8), ("study", 7), ("loss", 8), *[("study", 8)] * 3]
+
+
+def test_a_record_gets_on_when_figures_change(tmp_path):
+    found = Record.of(tmp_path / "x.json", small=True)
+    found.keep("a", {"error": "no", "took": 1.0})
+    before = found.figures()
+    found.keep("a", {"error": "no", "took": 2.0})
+    assert found.figures() == before
+    found.keep("a", {"unfinished": "3 runs", "took": 2.0})
+    assert found.figures() != before
+
+
 def test_after_its_minutes_a_piece_measures_no_more(tmp_path):
     command.measure_missing("loss", Context("cpu", True, time.monotonic() - 1, tmp_path))
     assert not (tmp_path / "loss.json").exists()
