@@ -34,7 +34,7 @@ def plan(tmp_path):
 
 
 def test_axolotls_recipe_of_the_examples():
-    plan = plan_of(EXAMPLES / "axolotl" / "qwen2.5-7b-qlora-otr.yaml")
+    plan = plan_of(EXAMPLES / "axolotl" / "qwen3-8b-qlora-24gb-otr.yaml")
     assert (plan.rows, plan.sequence, plan.is_packed, plan.accumulation) == (1, 4096, True, 8)
     assert plan.adapter == Adapter(32, "all-linear", 0.05)
     assert plan.four_bit == FourBit("nf4", double=True)
