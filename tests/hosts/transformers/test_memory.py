@@ -110,3 +110,10 @@ def test_peft_converts_nothing_to_float32_that_a_gpus_autocast_takes_as_it_is():
 def test_every_host_and_adapter_is_among_the_recipes():
     assert len(CASES) >= 12
     assert {family for family, _ in CASES.values()} == set(FAMILIES)
+
+
+def test_a_folder_of_configs_without_the_models_names_what_it_has(words, tmp_path):
+    (tmp_path / "tiny.json").rename(tmp_path / "tin.json")
+    done = otr(*words)
+    assert done.exit_code == 2
+    assert "It has tin.json: name the file, if one has the model's shape" in done.stderr

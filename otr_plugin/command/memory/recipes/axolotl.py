@@ -6,7 +6,7 @@ import re
 from typing import Any
 
 from otr_plugin.command.memory.plan import Adapter, Attention, Checkpointing, FourBit, Liger, TrainingPlan
-from otr_plugin.command.memory.recipes.keys import NOT_MODELLED, OTHER_TRAININGS, SEVERAL_GPUS, Keys
+from otr_plugin.command.memory.recipes.keys import EIGHT_BIT, NOT_MODELLED, OTHER_TRAININGS, SEVERAL_GPUS, Keys
 from otr_plugin.config import OTRConfig
 
 WITHOUT_EFFECT = """
@@ -28,7 +28,8 @@ def plan(recipe: dict[str, Any], path: object, otr: OTRConfig | None) -> Trainin
     keys = Keys(recipe, path, WITHOUT_EFFECT)
     keys.cannot("deepspeed fsdp fsdp_config tensor_parallel_size context_parallel_size dp_shard_size", SEVERAL_GPUS)
     keys.cannot("rl reward_model process_reward_model kd_trainer trainer_cls processor_type", OTHER_TRAININGS)
-    keys.cannot("load_in_8bit gptq fp8 qat torch_compile relora lora_target_parameters use_ray", NOT_MODELLED)
+    keys.cannot("load_in_8bit", EIGHT_BIT)
+    keys.cannot("gptq fp8 qat torch_compile relora lora_target_parameters use_ray", NOT_MODELLED)
     flash, attention = _attention(keys)
     sequence, rows = keys.number("sequence_len", 512), keys.number("micro_batch_size", 1)
     is_packed = keys.flag("sample_packing")

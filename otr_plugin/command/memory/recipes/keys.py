@@ -23,6 +23,7 @@ WITHOUT_EFFECT = """
     """
 OTHER_TRAININGS = "a step of another kind of training, with other batches"
 NOT_MODELLED = "this is not modelled"
+EIGHT_BIT = "8-bit weights are not modelled: how much bitsandbytes keeps for backward depends on the values"
 SEVERAL_GPUS = "the model is split over several GPUs, and this estimate is of one"
 OFF: tuple[Any, ...] = (None, False, "", 0, "false", "none", "None", [], {})
 

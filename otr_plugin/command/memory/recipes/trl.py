@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from otr_plugin.command.memory.plan import Adapter, FourBit, TrainingPlan
-from otr_plugin.command.memory.recipes.keys import NOT_MODELLED, SEVERAL_GPUS, Keys, attention
+from otr_plugin.command.memory.recipes.keys import EIGHT_BIT, NOT_MODELLED, SEVERAL_GPUS, Keys, attention
 from otr_plugin.config import OTRConfig
 
 WITHOUT_EFFECT = """
@@ -19,7 +19,8 @@ WITHOUT_EFFECT = """
 def plan(recipe: dict[str, Any], path: object, otr: OTRConfig | None) -> TrainingPlan:
     keys = Keys(recipe, path, WITHOUT_EFFECT)
     keys.cannot("deepspeed fsdp fsdp_config parallelism_config accelerate_config", SEVERAL_GPUS)
-    keys.cannot("load_in_8bit lora_target_parameters activation_offloading torch_compile fp8", NOT_MODELLED)
+    keys.cannot("load_in_8bit", EIGHT_BIT)
+    keys.cannot("lora_target_parameters activation_offloading torch_compile fp8", NOT_MODELLED)
     kwargs = keys.get("model_init_kwargs", {})
     dtype = str(
         kwargs.get("dtype") or kwargs.get("torch_dtype") or keys.get("dtype") or keys.get("torch_dtype", "float32")
