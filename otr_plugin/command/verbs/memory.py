@@ -133,8 +133,13 @@ def _estimates(
     plans = contenders(plan, against)
     missing = {}
     if FUSED in plans and find_spec("liger_kernel") is None:
-        del plans[FUSED]
         missing[FUSED] = "liger-kernel is not installed here"
+    elif FUSED in plans:
+        known = import_module("liger_kernel.transformers.monkey_patch").MODEL_TYPE_TO_APPLY_LIGER_FN
+        if config.model_type not in known:  # Liger leaves such a model as it is
+            missing[FUSED] = f"Liger has no kernels for {config.model_type}"
+    for name in missing:
+        del plans[name]
     made = []
     layers = config.get_text_config().num_hidden_layers
     with _progress(len(plans) * (4 if longest else 1) * layers * (1 if plan.checkpointing == "none" else 2)) as count:

@@ -53,6 +53,13 @@ def test_the_verb_compares_losses(words):
     assert found["exit_code"] == 0
 
 
+def test_a_model_without_kernels_of_liger_has_no_estimate_with_its_loss(words, tmp_path):
+    (tmp_path / "tiny.json").write_text(json.dumps({"model_type": "olmoe", **SHAPE, **FAMILIES["olmoe"]}))
+    found = otr(*words, "--against", "sft", "--json").json
+    assert [each["name"] for each in found["estimates"]] == ["this recipe", "SFT, whole logits"]
+    assert found["not_estimated"] == {"SFT, Liger's fused loss": "Liger has no kernels for olmoe"}
+
+
 def test_the_verb_finds_the_longest_sequence(words):
     done = otr(*words, "--gpu", "0.65", "--longest", "--json")
     assert (done.exit_code, done.json["fits"]) == (1, False)
