@@ -24,6 +24,7 @@ from benchmarks.performance import (
 from benchmarks.quickstart import command as quickstart
 from benchmarks.quickstart import pretrain
 from benchmarks.soak import command as soak
+from benchmarks.tour import command as tour
 
 COMMANDS = {
     "loss": (loss, "time and peak memory of the loss on this machine's CPU"),
@@ -41,6 +42,7 @@ COMMANDS = {
     "gallery": (gallery, "what `otr memory` estimates for the recipes of example_configs; it can be resumed"),
     "slices": (slices, "memory and exchanges of one rank of tensor parallelism"),
     "quickstart": (quickstart, "a small model learns a new skill in the real Axolotl, by SFT and by OTR"),
+    "tour": (tour, "records the commands of the tour in a terminal: otr add, check, memory, and a run of Axolotl"),
     "learning": (learning, "a study of when OTR helps: small models learn by SFT, DFT and OTR; it can be resumed"),
     "soak": (soak, "20,000 steps in a host, with OTR and without: do memory, step time or metrics drift?"),
     "pretrain": (pretrain, "pretrain the small model of the quickstart"),

@@ -38,6 +38,7 @@ from benchmarks.paths import RESULTS, ROOT
 from benchmarks.performance import axolotl_step, gradient_size, loss, memory_page, objectives, slices
 from benchmarks.quickstart import command as quickstart
 from benchmarks.soak import command as soak
+from benchmarks.tour import page as tour
 from otr_plugin import OTRConfig
 
 DOCS = ROOT / "docs"
@@ -51,8 +52,13 @@ def add_to(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     for page in pages():
         page.write_text(with_figures(page.read_text()))
-    for plot in (DOCS / "images").glob("*.png"):
+    for plot in images():
         shutil.copyfile(RESULTS / plot.name, plot)
+
+
+def images() -> list[Path]:
+    """The pictures of the pages in docs/."""
+    return sorted((DOCS / "images").iterdir())
 
 
 def pages() -> list[Path]:
@@ -300,6 +306,8 @@ RENDERERS: dict[tuple[str, str | None], Callable[[Any], list[str]]] = {
     ("memory-on-paper", None): memory_page.table,
     ("memory-on-paper", "models"): memory_page.models,
     ("share", None): _shared,
+    ("tour", "seconds"): tour.seconds,
+    ("tour", "printed"): tour.printed,
     ("results", "objectives"): objectives.functions_of_hosts,
     ("results", "objective-runs"): objectives.runs_of_hosts,
     ("axolotl", "compare"): _printed_by("compare {recipe}/sft {recipe}/otr"),

@@ -78,7 +78,8 @@ def estimate(results: dict[str, Any], path: Path) -> str:
     others = [f"{name}: {peak:.1f} GiB" for name, peak in peaks.items() if name != "this recipe"]
     left_out = [f"not counted: {line}" for line in found["not_counted"]]
     whole = f"{peaks['this recipe']:.1f} of {each_of} GiB" + (" on each GPU" if of > 1 else "")
-    return "; ".join([whole, *others, *left_out]).replace("|", "\\|")
+    without = [f"{name}: {reason}" for name, reason in found.get("not_estimated", {}).items()]
+    return "; ".join([whole, *others, *without, *left_out]).replace("|", "\\|")
 
 
 def _peaks(results: dict[str, Any], path: Path) -> dict[str, float]:

@@ -183,10 +183,10 @@ def allocated(config: Any, plan: TrainingPlan) -> int:
 
 # The examples of the pages
 
-QWEN = EXAMPLES / "axolotl" / "qwen2.5-7b-qlora-otr.yaml"
-SHAPES = EXAMPLES / "model_configs"
+EXAMPLE = EXAMPLES / "axolotl" / "qwen3-8b-qlora-24gb-otr.yaml"
+CONFIGS = EXAMPLES / "model_configs"
 MODELS = ("Llama-3.1-8B", "Qwen3-8B", "gemma-2-9b")
-QWEN_CALL: list[Any] = [QWEN, "--config", SHAPES, "--gpu", "rtx4090", "--longest", "--against", "sft"]
+CALL: list[Any] = [EXAMPLE, "--config", CONFIGS, "--gpu", "rtx4090", "--longest", "--against", "sft"]
 
 
 def printed() -> dict[str, Any]:
@@ -195,7 +195,7 @@ def printed() -> dict[str, Any]:
 
     from otr_plugin.command.main import command
 
-    words = [str(word.relative_to(ROOT)) if isinstance(word, Path) else word for word in QWEN_CALL]
+    words = [str(word.relative_to(ROOT)) if isinstance(word, Path) else word for word in CALL]
     done = CliRunner(env={"COLUMNS": "110"}).invoke(command, ["memory", *words], prog_name="otr")
     return {"command": "otr memory " + " ".join(words), "prints": done.stdout}
 
@@ -206,8 +206,8 @@ def of_models() -> list[dict[str, Any]]:
     from otr_plugin.command.memory.model_config import config_of as read_config
 
     rows = []
-    for path in (SHAPES / f"{name}.json" for name in MODELS):
-        plans = contenders(replace(plan_of(QWEN), model=path.stem), "sft")
+    for path in (CONFIGS / f"{name}.json" for name in MODELS):
+        plans = contenders(replace(plan_of(EXAMPLE), model=path.stem), "sft")
         peaks = {}
         for name, plan in plans.items():
             config = read_config(name, path)

@@ -17,6 +17,12 @@ MOST_NODES = 20_000  # with every alias replaced by what it stands for
 DEEPEST = 100
 PLAIN_TAGS = ("tag:yaml.org,2002:merge", "tag:yaml.org,2002:value")  # of the keys `<<` and `=`
 
+# What to do about some of PyYAML's messages.
+ADVICE = {
+    "'\\t' that cannot start": ": indent with spaces, not with a tab",
+    "mapping values are not allowed": ": indent the line as those around it, or put a value with a colon into quotes",
+}
+
 
 def unreadable(path: Path, message: str) -> Failure:
     return Failure(f"{path}: {message}", UNREADABLE)
@@ -70,11 +76,19 @@ def _explain(path: Path, source: str) -> None:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         place = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
-        raise unreadable(path, f"{place}is not YAML: {error.problem or error.context}") from None
+        raise unreadable(path, f"{place}is not YAML: {_reason(error)}") from None
     except RecursionError:
         raise unreadable(path, f"is nested too deeply: a recipe has at most {DEEPEST} levels") from None
     except (yaml.YAMLError, ValueError) as error:
         raise unreadable(path, f"is not YAML: {error}") from None
+
+
+def _reason(error: yaml.MarkedYAMLError) -> str:
+    """What the parser found, where the value that it was reading begins, and how to write it."""
+    reason, begins = str(error.problem or error.context), error.context_mark
+    if begins and error.problem_mark and begins.line != error.problem_mark.line and error.context:
+        reason += f", {error.context} that begins on line {begins.line + 1}"
+    return reason + next((advice for found, advice in ADVICE.items() if found in reason), "")
 
 
 def _require_bounds(path: Path, root: yaml.Node) -> None:

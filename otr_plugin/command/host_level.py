@@ -113,7 +113,7 @@ def _capabilities(gpu: GPU) -> dict[str, Any]:
 
 def _llamafactory(recipe: dict[str, Any], path: Path, gpu: GPU | None) -> list[str]:
     sys.argv = ["llamafactory-cli", str(path)]
-    import_module("llamafactory.hparams").get_train_args()  # raises for keys that it does not know
+    import_module("llamafactory.hparams").get_train_args()  # raises for unknown keys
     return []
 
 

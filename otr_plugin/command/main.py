@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pkgutil
 from importlib import import_module
+from typing import Any
 
 import click
 
@@ -22,6 +23,14 @@ class Verbs(click.Group):
             return None
         command: click.Command = import_module(f"{verbs.__name__}.{name}").command
         return command
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
+        from difflib import get_close_matches
+
+        near = get_close_matches(args[0], self.list_commands(ctx), n=1)
+        if near and args[0] not in self.list_commands(ctx):
+            ctx.fail(f"No such command {args[0]!r}. Did you mean {near[0]!r}?")
+        return super().resolve_command(ctx, args)
 
 
 EXAMPLES = """\b

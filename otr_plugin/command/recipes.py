@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from otr_plugin.command.console import CANNOT_TELL, Failure
+from otr_plugin.command.console import CANNOT_TELL, UNREADABLE, Failure
 from otr_plugin.config import OTRConfig
 from otr_plugin.hosts.axolotl import recipe as axolotl
 from otr_plugin.hosts.llamafactory import recipe as llamafactory
@@ -136,6 +136,8 @@ def host_of(text: RecipeText, path: object, chosen: str | None = None) -> Recipe
     if chosen is not None:
         return HOSTS[chosen]
     keys = {entry.key for entry in text.top()}
+    if not keys:
+        raise Failure(f"{path}: has no settings: a recipe has lines such as `learning_rate: 0.0001`", UNREADABLE)
     found = {host.name: keys & host.own_keys for host in HOSTS.values()}
     if "model_name_or_path" in keys and "datasets" in keys:  # each is also another host's, but not both
         found["trl"] |= {"model_name_or_path", "datasets"}

@@ -199,9 +199,9 @@ def _not_indented(text: RecipeText, top: list[Entry], host: Host) -> list[str]:
         meant = setting is not None and (entry.key not in host.own_keys or follows)
         follows = (entry is block and is_empty(entry.value)) or (follows and setting is not None)
         if meant:
+            odd = " (those before it are other characters, as on web pages)" if entry.key != entry.key.strip() else ""
             problems.append(
-                f"{text.place(entry.line)}: `{entry.key.strip()}:` is not below `otr:`: indent it by two spaces (a web "
-                "page's spaces are others)"
+                f"{text.place(entry.line)}: `{entry.key.strip()}:` is not below `otr:`: indent it by two spaces{odd}"
             )
         elif entry is not block and block is not None and entry.key != entry.key.strip() and entry.line > block.line:
             problems.append(

@@ -274,8 +274,11 @@ HOSTILE = {
     ),
     "a tag of its own": ("x: !secret y\n", "line 1: the tag '!secret'"),
     "a syntax error": ("base_model: m\n  plugins: [otr\n", "line 2, column 10: is not YAML"),
-    "no mapping": ("- otr\n", "has no key that tells which host"),
-    "nothing": ("", "has no key that tells which host"),
+    "no mapping": ("- otr\n", "has no settings: a recipe has lines such as"),
+    "nothing": ("", "has no settings"),
+    "a tab": ("base_model: m\nplugins:\n\t- otr\n", "line 3, column 1: is not YAML: found character '\\t' that cannot"),
+    "a line indented alone": ("base_model: m\n  seed: 1\n", "not allowed here: indent the line as those around it"),
+    "an open quote": ('base_model: "m\nseed: 1\n', "while scanning a quoted scalar that begins on line 1"),
     "two documents": ("base_model: m\n---\nbase_model: n\n", "is not YAML: but found another document"),
 }
 SECONDS, MEGABYTES = 20, 300  # of processor time, and of address space beyond what Python and the modules need

@@ -36,6 +36,11 @@ def test_the_verbs_are_the_modules_of_their_folder():
     assert sorted(WORDS) == VERBS
 
 
+def test_a_verb_with_a_typing_error_is_named():
+    done = otr("chek", "recipe.yaml")
+    assert (done.exit_code, "Did you mean 'check'?" in done.stderr) == (2, True), done.stderr
+
+
 @pytest.mark.parametrize("words", [["--help"], *([verb, "--help"] for verb in VERBS)], ids=" ".join)
 def test_help_imports_nothing_heavy(words):
     code = f"""

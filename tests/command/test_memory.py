@@ -34,7 +34,7 @@ def plan(tmp_path):
 
 
 def test_axolotls_recipe_of_the_examples():
-    plan = plan_of(EXAMPLES / "axolotl" / "qwen2.5-7b-qlora-otr.yaml")
+    plan = plan_of(EXAMPLES / "axolotl" / "qwen3-8b-qlora-24gb-otr.yaml")
     assert (plan.rows, plan.sequence, plan.is_packed, plan.accumulation) == (1, 4096, True, 8)
     assert plan.adapter == Adapter(32, "all-linear", 0.05)
     assert plan.four_bit == FourBit("nf4", double=True)
@@ -127,13 +127,13 @@ def test_what_a_recipe_leaves_to_the_model(plan, dtype, autocast):
     [
         (AXOLOTL | {"deepspeed": "zero3.json"}, "`deepspeed: zero3.json`: the model is split over several GPUs"),
         (AXOLOTL | {"optimizer": "muon"}, "`optimizer: muon`: the state of this optimiser is not modelled"),
-        (AXOLOTL | {"load_in_8bit": True}, "`load_in_8bit: True`: this is not modelled"),
+        (AXOLOTL | {"load_in_8bit": True}, "`load_in_8bit: True`: 8-bit weights are not modelled"),
         (AXOLOTL | {"adapter": "llama-adapter"}, "only lora and qlora are modelled"),
         (AXOLOTL | {"rl": "dpo"}, "`rl: dpo`: a step of another kind of training"),
         (FACTORY | {"quantization_bit": 8}, "only 4-bit weights of bitsandbytes are modelled"),
         (FACTORY | {"stage": "dpo", "plugins": []}, "`stage: dpo`: a step of another kind of training"),
         (FACTORY | {"finetuning_type": "freeze"}, "only lora and full are modelled"),
-        (TRL | {"load_in_8bit": True}, "`load_in_8bit: True`: this is not modelled"),
+        (TRL | {"load_in_8bit": True}, "`load_in_8bit: True`: 8-bit weights are not modelled"),
         (SWIFT | {"quant_method": "hqq", "quant_bits": 4}, "only 4-bit weights of bnb are modelled"),
     ],
 )
@@ -163,6 +163,7 @@ def test_a_recipe_that_the_host_refuses_is_a_problem(tmp_path):
     [
         (("--longest",), 2, "--longest needs --gpu"),
         (("--gpu", "a toaster"), 2, "--gpu a toaster: unknown GPU; known are p100,"),
+        (("--gpu", "4090"), 2, "--gpu 4090: unknown GPU; did you mean rtx4090?"),
         (("--gpu", "-3"), 2, "--gpu -3: expected the name of a GPU, or its memory in GiB"),
     ],
 )

@@ -16,7 +16,7 @@ ROWS, COLUMNS = 128, 32  # FlashAttention's backward rounds its float32 sums up 
 
 
 def register(rows: int, sequence: int, needs_mask: bool) -> None:
-    """Make transformers know the functions, with the mask that a micro-batch of this size needs."""
+    """Register the functions with transformers, and the mask that a micro-batch of this size needs."""
     from transformers.masking_utils import AttentionMaskInterface
     from transformers.modeling_utils import AttentionInterface
 

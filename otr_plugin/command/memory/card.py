@@ -18,6 +18,7 @@ from otr_plugin.loss.device import Device
 GIB = 2**30
 CONTEXT = 0.6 * GIB  # what CUDA itself takes of a card, for its context and the kernels' code: 0.4 to 0.6 GiB are usual
 FRAGMENTED = 0.03  # of what a step takes: what the caching allocator loses between its blocks
+MOST_GIB = 1000  # of a number; more is taken for the name of a card, such as 4090
 SMALLEST_BUDGET = 2**26  # of a chunk; on a nearly full card there would be thousands of chunks to count
 # What cuBLAS keeps to work in: PyTorch's default for Hopper and later GPUs, and for the others.
 CUBLAS_LARGE, CUBLAS = 32 * 2**20, 8_519_680
@@ -54,7 +55,9 @@ def card(text: str) -> Card:
     except ValueError:
         gpu = gpu_named(text)
         return Card(gpu.name, gpu.gib, gpu.capability)
-    if not 0 < gib < 10_000:
+    if gib > MOST_GIB:
+        gpu_named(text)  # raises, and names the card that was meant
+    if not 0 < gib <= MOST_GIB:
         raise Failure(f"--gpu {text}: expected the name of a GPU, or its memory in GiB, such as 24", UNREADABLE)
     return Card(f"{gib:g} GiB", gib)
 

@@ -24,7 +24,7 @@ THIS, WHOLE, FUSED, WITH_OTR = "this recipe", "SFT, whole logits", "SFT, Liger's
 
 @dataclass
 class Estimate:
-    """One line of the answer."""
+    """What a step of one plan takes."""
 
     name: str
     plan: TrainingPlan

@@ -1,8 +1,9 @@
 """Fake tensors whose values are known: labels, positions, masks, counts.
 
-A training step looks at a few small tensors: it counts the labels that are trained, it finds the lengths of packed
-sequences. On fake tensors it could not. So integers and booleans that depend on no weight are computed for real beside
-their fake twins, and an operation that looks at a value, or whose result has a size that depends on one, gets it.
+A training step reads the values of a few small tensors: to count the labels that are trained, for example, or to find
+the lengths of packed sequences. Fake tensors have no values. So integers and booleans that depend on no weight are
+computed for real beside their fake twins. An operation that reads a value, or whose result has a size that depends on
+one, uses the real twin.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ UNKNOWN = object()
 
 
 class KnownValues(TorchDispatchMode):
-    """Keeps real twins of small tensors. To be entered right after the FakeTensorMode that it is given."""
+    """Keeps real twins of small tensors. Use it as `with fake_mode, KnownValues(fake_mode):`."""
 
     def __init__(self, fake_mode: FakeTensorMode) -> None:
         super().__init__()  # type: ignore[no-untyped-call] # of torch
@@ -105,10 +106,12 @@ def _twin(argument: Any) -> Any:
 
 
 def _may_keep(result: Any) -> bool:
-    if not isinstance(result, torch.Tensor):
-        return True
-    most = MOST_FLOATS if result.dtype.is_floating_point or result.dtype.is_complex else MOST_ELEMENTS
-    return result.device.type == "cpu" and result.numel() <= most
+    return not isinstance(result, torch.Tensor) or (result.device.type == "cpu" and _is_small(result))
+
+
+def _is_small(tensor: torch.Tensor) -> bool:
+    has_integers = not (tensor.dtype.is_floating_point or tensor.dtype.is_complex)
+    return tensor.numel() <= (MOST_ELEMENTS if has_integers else MOST_FLOATS)
 
 
 def _makes_a_small_tensor(function: Any, args: Any, kwargs: Any) -> bool:
@@ -120,7 +123,4 @@ def _makes_a_small_tensor(function: Any, args: Any, kwargs: Any) -> bool:
             made = function(*args, **{**kwargs, "device": torch.device("meta"), "pin_memory": None})
         except (NotImplementedError, RuntimeError, TypeError):
             return False
-    if not isinstance(made, torch.Tensor):
-        return False
-    most = MOST_FLOATS if made.dtype.is_floating_point or made.dtype.is_complex else MOST_ELEMENTS
-    return made.numel() <= most
+    return isinstance(made, torch.Tensor) and _is_small(made)

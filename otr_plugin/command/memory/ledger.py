@@ -23,6 +23,7 @@ WEIGHTS, ADAPTERS, OPTIMISER, GRADIENTS, ACTIVATIONS, LOGITS = PARTS = (
     "logits",
 )
 FORWARD, BACKWARD, UPDATE = PHASES = ("forward", "backward", "update")
+READS_THE_DEVICE = torch.ops.prim.device.default
 GRANULE = 512  # bytes; the CUDA caching allocator hands out multiples of them
 
 
@@ -78,6 +79,10 @@ class Ledger(TorchDispatchMode):
         return sum(self.now.values())
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if (
+            function is READS_THE_DEVICE
+        ):  # more often than anything else; the tensor has it, and no other mode is needed
+            return type(args[0]).__torch_dispatch__(function, types, args)
         result = function(*args, **(kwargs or {}))
         if function.namespace == "prim":  # reads a tensor's device or shape
             return result

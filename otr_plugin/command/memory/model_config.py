@@ -45,7 +45,9 @@ def _given(model: str, given: Path) -> Path:
     for path in candidates:
         if path.is_file():
             return path
-    raise Failure(f"--config {given}: is no file, and no folder with {name}.json or config.json", UNREADABLE)
+    files = ", ".join(sorted(path.name for path in given.glob("*.json"))) if given.is_dir() else ""
+    others = f". It has {files}: name the file, if one has the model's shape" if files else ""
+    raise Failure(f"--config {given}: is no file, and no folder with {name}.json or config.json{others}", UNREADABLE)
 
 
 def _found(model: str) -> Path:

@@ -26,7 +26,7 @@ def bars(peak: Moment) -> list[list[str]]:
 
 
 def gib(size: float) -> str:
-    return f"{size / GIB:.2f} GiB"
+    return f"{size / GIB:.2f} GiB" if size >= GIB / 10 else f"{size / 2**20:.1f} MiB"
 
 
 def over_time(record: Record) -> list[str]:

@@ -8,6 +8,8 @@ from typing import Any, Literal
 from otr_plugin.config import OTRConfig
 
 Dtype = Literal["bfloat16", "float16", "float32"]
+Attention = Literal["flash", "sdpa", "eager"]
+Checkpointing = Literal["none", "reentrant", "not reentrant"]
 
 
 @dataclass(frozen=True)
@@ -54,9 +56,9 @@ class TrainingPlan:
     autocast: Dtype | Literal["by weights"] | None = "bfloat16"  # "by weights": float16, unless they are bfloat16
     adapter: Adapter | None = None
     four_bit: FourBit | None = None
-    checkpointing: Literal["none", "reentrant", "not reentrant"] = "none"
+    checkpointing: Checkpointing = "none"
     is_offloaded: bool = False  # what checkpointing keeps, to the CPU
-    attention: Literal["flash", "sdpa", "eager"] = "sdpa"
+    attention: Attention = "sdpa"
     optimiser: str = "adamw_torch_fused"  # in the Trainer's words
     liger: Liger = Liger()
     otr: OTRConfig | None = None

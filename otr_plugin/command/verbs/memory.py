@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -20,6 +21,23 @@ if TYPE_CHECKING:
     from otr_plugin.command.memory.plan import TrainingPlan
 
 NOT_COMPARED = "not yet compared with a card: counted from the sizes of tensors, and no GPU has confirmed it"
+
+
+@dataclass(frozen=True)
+class Result:
+    """The estimates for a recipe, the first one of the recipe itself, and what they were made for."""
+
+    recipe: Path
+    plan: TrainingPlan
+    card: Card | None
+    estimates: list[Estimate]
+    missing: dict[str, str]  # losses without an estimate, and why
+    with_longest: bool
+    seconds: float
+
+    def fits(self, estimate: Estimate) -> bool | None:
+        """Whether the card has room; None without a card."""
+        return None if self.card is None else estimate.bytes <= self.card.usable
 
 
 @verb(short_help="Estimate the GPU memory that RECIPE takes, and what fits.")
@@ -62,16 +80,15 @@ def command(
         found = import_module("otr_plugin.command.memory.model_config").config_of(plan.model, config)
         plan = settled(plan, found)
         estimates, missing = _estimates(found, plan, card, longest, against)
-    seconds = time.monotonic() - started
-    fits = None if card is None else estimates[0].bytes <= card.usable
+    result = Result(recipe, plan, card, estimates, missing, longest, time.monotonic() - started)
     if png is not None:
         limit = None if card is None else card.usable
         import_module("otr_plugin.command.memory.picture").save(estimates[0].record, limit, str(recipe.name), png)
-    code = PROBLEM if fits is False else GOOD
+    code = PROBLEM if result.fits(estimates[0]) is False else GOOD
     if as_json:
-        emit(_document(recipe, plan, card, estimates, missing, fits, seconds) | {"exit_code": code})
+        emit(_document(result) | {"exit_code": code})
     else:
-        _show(recipe, plan, card, estimates, missing, fits, seconds, longest)
+        _show(result)
     return code
 
 
@@ -93,7 +110,7 @@ def _require_packages(plan: TrainingPlan) -> None:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """What libraries say about this machine's CPU and its missing GPU is of no use here."""
+    """Without the warnings of libraries about this machine's CPU and its missing GPU."""
     import logging
     import warnings
 
@@ -116,8 +133,13 @@ def _estimates(
     plans = contenders(plan, against)
     missing = {}
     if FUSED in plans and find_spec("liger_kernel") is None:
-        del plans[FUSED]
         missing[FUSED] = "liger-kernel is not installed here"
+    elif FUSED in plans:
+        known = import_module("liger_kernel.transformers.monkey_patch").MODEL_TYPE_TO_APPLY_LIGER_FN
+        if config.model_type not in known:  # Liger leaves such a model as it is
+            missing[FUSED] = f"Liger has no kernels for {config.model_type}"
+    for name in missing:
+        del plans[name]
     made = []
     layers = config.get_text_config().num_hidden_layers
     with _progress(len(plans) * (4 if longest else 1) * layers * (1 if plan.checkpointing == "none" else 2)) as count:
@@ -150,65 +172,46 @@ def _progress(layers: int) -> Iterator[Callable[[], None]]:
         yield lambda: progress.advance(task)
 
 
-def _document(
-    recipe: Path,
-    plan: TrainingPlan,
-    card: Card | None,
-    estimates: list[Estimate],
-    missing: dict[str, str],
-    fits: bool | None,
-    seconds: float,
-) -> dict[str, Any]:
-    from dataclasses import asdict
-
+def _document(result: Result) -> dict[str, Any]:
     from otr_plugin.command.memory.ledger import PARTS
     from otr_plugin.command.memory.picture import sampled
 
+    plan, card = result.plan, result.card
     described = asdict(plan) | {"otr": None if plan.otr is None else plan.otr.model_dump()}
     lines = []
-    for each in estimates:
+    for each in result.estimates:
         peak = each.record.peak
         parts = dict(zip(PARTS, peak.parts, strict=True))
         line: dict[str, Any] = {"name": each.name, "peak_bytes": peak.total, "phase": peak.phase, "parts": parts}
         if card is not None:
-            line |= {"fits": peak.total <= card.usable, "longest": each.longest}
+            line |= {"fits": result.fits(each), "longest": each.longest}
         lines.append(line)
-    curve = [{"phase": one.phase, "parts": list(one.parts)} for one in sampled(estimates[0].record.moments, 200)]
+    curve = [{"phase": one.phase, "parts": list(one.parts)} for one in sampled(result.estimates[0].record.moments, 200)]
     return {
-        "recipe": str(recipe),
+        "recipe": str(result.recipe),
         "plan": described,
         "gpu": None if card is None else {"name": card.name, "gib": card.gib, "usable_bytes": round(card.usable)},
-        "fits": fits,
+        "fits": result.fits(result.estimates[0]),
         "estimates": lines,
-        "not_estimated": missing,
+        "not_estimated": result.missing,
         "over_time": {"parts": list(PARTS), "moments": curve},
         "not_counted": list(plan.not_counted),
         "compared_with_a_card": False,
-        "seconds": round(seconds, 1),
+        "seconds": round(result.seconds, 1),
     }
 
 
-def _show(
-    recipe: Path,
-    plan: TrainingPlan,
-    card: Card | None,
-    estimates: list[Estimate],
-    missing: dict[str, str],
-    fits: bool | None,
-    seconds: float,
-    longest: bool,
-) -> None:
+def _show(result: Result) -> None:
     from otr_plugin.command.memory import card as cards
     from otr_plugin.command.memory import picture
     from otr_plugin.command.recipes import HOSTS
 
-    this = estimates[0]
+    plan, card, this = result.plan, result.card, result.estimates[0]
     peak = this.record.peak
     rows = "row" if plan.rows == 1 else "rows"
     loss = "OTR" if plan.otr is not None else "SFT"
-    click.echo(
-        f"{recipe}: {HOSTS[plan.host].title}, {plan.model}, {loss}, {plan.rows} {rows} of {plan.sequence:,} tokens"
-    )
+    batch = f"{plan.rows} {rows} of {plan.sequence:,} tokens"
+    click.echo(f"{result.recipe}: {HOSTS[plan.host].title}, {plan.model}, {loss}, {batch}")
     when = "update" if peak.phase == "update" else f"{peak.phase} pass"
     click.echo(f"peak: {picture.gib(peak.total)}, in the {when}")
     click.echo(NOT_COMPARED)
@@ -220,34 +223,34 @@ def _show(
         click.echo(line)
     if card is not None:
         click.echo()
-        verdict = "fits" if fits else "does not fit"
+        verdict = "fits" if result.fits(this) else "does not fit"
         room = f"{card.gib:g} GiB have {picture.gib(card.usable)} for tensors"
         margin = f"{picture.gib(cards.CONTEXT)} for CUDA itself and {cards.FRAGMENTED:.0%} lost between blocks"
         click.echo(f"{verdict}: {room}, after a margin of {margin}")
-    if len(estimates) > 1 or missing or longest:
+    if len(result.estimates) > 1 or result.missing or result.with_longest:
         click.echo()
-        columns = ["loss", "peak", *(["fits"] if card else []), *(["longest sequence"] if longest else [])]
+        columns = ["loss", "peak", *(["fits"] if card else []), *(["longest sequence"] if result.with_longest else [])]
         table(
-            "Beside other losses" if len(estimates) > 1 else "The longest sequence",
+            "Beside other losses" if len(result.estimates) > 1 else "The longest sequence",
             columns,
             [
-                *(_line(each, card, longest) for each in estimates),
-                *([name, reason] + [""] * (len(columns) - 2) for name, reason in missing.items()),
+                *(_line(each, result) for each in result.estimates),
+                *([name, reason] + [""] * (len(columns) - 2) for name, reason in result.missing.items()),
             ],
         )
     click.echo()
     for note in plan.not_counted:
         click.echo(f"not counted: {note}")
     click.echo("not counted: loading the model, evaluation, and other processes on the card")
-    click.echo(f"counted in {seconds:.0f} s")
+    click.echo(f"counted in {result.seconds:.0f} s")
 
 
-def _line(each: Estimate, card: Card | None, longest: bool) -> list[str]:
+def _line(each: Estimate, result: Result) -> list[str]:
     from otr_plugin.command.memory import picture
 
     cells = [each.name, picture.gib(each.bytes)]
-    if card is not None:
-        cells.append("yes" if each.bytes <= card.usable else "no")
-    if longest:
+    if result.card is not None:
+        cells.append("yes" if result.fits(each) else "no")
+    if result.with_longest:
         cells.append("none" if each.longest is None else f"{each.longest:,} tokens")
     return cells

@@ -7,9 +7,12 @@ import yaml
 
 from benchmarks.gallery import page
 from benchmarks.gallery.recipes import CONFIGS, HOSTS, card_of, config_of, model_of, recipes
-from benchmarks.paths import ROOT
+from benchmarks.paths import RESULTS, ROOT
+from otr_plugin.command.memory.estimate import FUSED, THIS, WHOLE
+from otr_plugin.command.memory.reading import plan_of
 
 GALLERY = page.gallery()
+ESTIMATES = json.loads((RESULTS / "gallery.json").read_text())["recipes"]
 REPLACED = yaml.safe_load((ROOT / "benchmarks" / "gallery" / "replaced.yaml").read_text())
 
 # Of the weights that the models' authors published.
@@ -18,7 +21,6 @@ PARAMETERS = {
     "Llama-3.2-3B": 3_212_749_824,
     "OLMoE-1B-7B-0924": 6_919_161_856,
     "Qwen2.5-3B": 3_085_938_688,
-    "Qwen2.5-7B-Instruct": 7_615_616_512,
     "Qwen3-1.7B": 1_720_574_976,
     "Qwen3-30B-A3B": 30_532_122_624,
     "Qwen3-4B": 4_022_468_096,
@@ -72,6 +74,22 @@ def test_a_config_makes_as_many_parameters_as_the_published_weights_have(name):
 
 def test_every_config_is_counted():
     assert {path.stem for path in CONFIGS.glob("*.json")} == set(PARAMETERS)
+
+
+@pytest.mark.parametrize("name", [name for name, path in GALLERY.items() if card_of(path)[0] == 1])
+def test_both_recipes_of_a_pair_fit_the_card_of_their_name_by_the_estimate(name):
+    path = GALLERY[name]
+    found = ESTIMATES[path.relative_to(ROOT).as_posix()]
+    assert found["source"] == path.read_text(), "python -m benchmarks gallery"
+    twin = plan_of(path.with_name(path.name.replace("-otr.", "-sft.")))
+    fits = {each["name"]: each["fits"] for each in found["estimates"]}
+    assert fits[THIS]
+    assert fits[FUSED if twin.liger.fused_loss else WHOLE]
+
+
+def test_recipes_for_several_gpus_have_the_reason_why_there_is_no_estimate():
+    for path in (path for path in GALLERY.values() if card_of(path)[0] > 1):
+        assert "split over several GPUs" in ESTIMATES[path.relative_to(ROOT).as_posix()]["error"]
 
 
 def test_a_miniature_keeps_what_makes_the_recipe():

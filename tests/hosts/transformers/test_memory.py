@@ -53,6 +53,13 @@ def test_the_verb_compares_losses(words):
     assert found["exit_code"] == 0
 
 
+def test_a_model_without_kernels_of_liger_has_no_estimate_with_its_loss(words, tmp_path):
+    (tmp_path / "tiny.json").write_text(json.dumps({"model_type": "olmoe", **SHAPE, **FAMILIES["olmoe"]}))
+    found = otr(*words, "--against", "sft", "--json").json
+    assert [each["name"] for each in found["estimates"]] == ["this recipe", "SFT, whole logits"]
+    assert found["not_estimated"] == {"SFT, Liger's fused loss": "Liger has no kernels for olmoe"}
+
+
 def test_the_verb_finds_the_longest_sequence(words):
     done = otr(*words, "--gpu", "0.65", "--longest", "--json")
     assert (done.exit_code, done.json["fits"]) == (1, False)
@@ -110,3 +117,10 @@ def test_peft_converts_nothing_to_float32_that_a_gpus_autocast_takes_as_it_is():
 def test_every_host_and_adapter_is_among_the_recipes():
     assert len(CASES) >= 12
     assert {family for family, _ in CASES.values()} == set(FAMILIES)
+
+
+def test_a_folder_of_configs_without_the_models_names_what_it_has(words, tmp_path):
+    (tmp_path / "tiny.json").rename(tmp_path / "tin.json")
+    done = otr(*words)
+    assert done.exit_code == 2
+    assert "It has tin.json: name the file, if one has the model's shape" in done.stderr

@@ -5,22 +5,21 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from otr_plugin.command.memory.plan import Adapter, FourBit, Liger, TrainingPlan
-from otr_plugin.command.memory.recipes.keys import NOT_MODELLED, OTHER_TRAININGS, SEVERAL_GPUS, Keys
+from otr_plugin.command.memory.plan import Adapter, Attention, Checkpointing, FourBit, Liger, TrainingPlan
+from otr_plugin.command.memory.recipes.keys import EIGHT_BIT, NOT_MODELLED, OTHER_TRAININGS, SEVERAL_GPUS, Keys
 from otr_plugin.config import OTRConfig
 
 WITHOUT_EFFECT = """
-    auto_resume_from_checkpoints axolotl_config_path base_model_config chat_template
-    chat_template_jinja cosine_min_lr_ratio dataset_prepared_path dataset_processes datasets
-    ddp_find_unused_parameters debug default_system_message early_stopping_patience eval_batch_size
-    eval_max_new_tokens eval_sample_packing eval_sequence_len eval_table_size evals_per_epoch excess_length_strategy
-    experimental_skip_move_to_device group_by_length hub_private_repo is_llama_derived_model
-    is_mistral_derived_model is_qwen_derived_model logging_steps lora_alpha lora_fan_in_fan_out
-    lr_groups mlflow_experiment_name mlflow_tracking_uri model_type num_epochs pad_to_sequence_len roles_to_train
-    sample_packing_eff_est save_first_step saves_per_epoch shuffle_merged_datasets skip_prepare_dataset
-    special_tokens strict test_datasets tokenizer_type tokenizer_use_fast total_num_tokens train_on_inputs
-    trust_remote_code use_mlflow use_wandb val_set_size wandb_api_key wandb_entity wandb_log_model wandb_mode
-    wandb_name wandb_project wandb_run_id wandb_watch warmup_ratio
+    auto_resume_from_checkpoints axolotl_config_path base_model_config chat_template chat_template_jinja
+    cosine_min_lr_ratio dataset_prepared_path dataset_processes datasets ddp_find_unused_parameters debug
+    default_system_message early_stopping_patience eval_batch_size eval_max_new_tokens eval_sample_packing
+    eval_sequence_len eval_table_size evals_per_epoch excess_length_strategy experimental_skip_move_to_device
+    group_by_length hub_private_repo is_llama_derived_model is_mistral_derived_model is_qwen_derived_model
+    lora_fan_in_fan_out lr_groups mlflow_experiment_name mlflow_tracking_uri model_type num_epochs
+    pad_to_sequence_len roles_to_train sample_packing_eff_est save_first_step saves_per_epoch
+    shuffle_merged_datasets skip_prepare_dataset special_tokens strict test_datasets tokenizer_type
+    tokenizer_use_fast total_num_tokens train_on_inputs trust_remote_code use_mlflow use_wandb val_set_size
+    wandb_api_key wandb_entity wandb_log_model wandb_mode wandb_name wandb_project wandb_run_id wandb_watch
     """
 FLASH = ("flash_attention_2", "flash_attention_3", "flash_attention", "fa2", "xformers", "flex_attention", "sage")
 
@@ -29,7 +28,8 @@ def plan(recipe: dict[str, Any], path: object, otr: OTRConfig | None) -> Trainin
     keys = Keys(recipe, path, WITHOUT_EFFECT)
     keys.cannot("deepspeed fsdp fsdp_config tensor_parallel_size context_parallel_size dp_shard_size", SEVERAL_GPUS)
     keys.cannot("rl reward_model process_reward_model kd_trainer trainer_cls processor_type", OTHER_TRAININGS)
-    keys.cannot("load_in_8bit gptq fp8 qat torch_compile relora lora_target_parameters use_ray", NOT_MODELLED)
+    keys.cannot("load_in_8bit", EIGHT_BIT)
+    keys.cannot("gptq fp8 qat torch_compile relora lora_target_parameters use_ray", NOT_MODELLED)
     flash, attention = _attention(keys)
     sequence, rows = keys.number("sequence_len", 512), keys.number("micro_batch_size", 1)
     is_packed = keys.flag("sample_packing")
@@ -73,7 +73,7 @@ def plan(recipe: dict[str, Any], path: object, otr: OTRConfig | None) -> Trainin
     )
 
 
-def _attention(keys: Keys) -> tuple[bool, Any]:
+def _attention(keys: Keys) -> tuple[bool, Attention]:
     chosen = str(keys.get("attn_implementation", ""))
     names = ("flash_attention", "flex_attention", "xformers_attention", "sage_attention")
     flash = any(list(map(keys.flag, names))) or chosen.startswith(FLASH)
@@ -111,7 +111,7 @@ def _targets(given: Any) -> tuple[str, ...] | str | None:
     return given if given is None or isinstance(given, str) else tuple(given)
 
 
-def _checkpointing(keys: Keys) -> tuple[Any, bool]:
+def _checkpointing(keys: Keys) -> tuple[Checkpointing, bool]:
     value = keys.get("gradient_checkpointing", False)
     kwargs = keys.get("gradient_checkpointing_kwargs", {})
     offloads = keys.get("activation_offloading", False)
@@ -128,5 +128,8 @@ def _checkpointing(keys: Keys) -> tuple[Any, bool]:
 def _liger(keys: Keys) -> Liger:
     swiglu = keys.flag("liger_glu_activation") or keys.flag("liger_swiglu")
     return Liger(
-        keys.flag("liger_rope"), keys.flag("liger_rms_norm"), swiglu, keys.flag("liger_fused_linear_cross_entropy")
+        rope=keys.flag("liger_rope"),
+        rms_norm=keys.flag("liger_rms_norm"),
+        swiglu=swiglu,
+        fused_loss=keys.flag("liger_fused_linear_cross_entropy"),
     )

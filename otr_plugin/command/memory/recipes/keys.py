@@ -7,6 +7,8 @@ from typing import Any
 
 from otr_plugin.command.console import CANNOT_TELL, UNREADABLE, Failure
 from otr_plugin.command.memory.optimisers import ALIASES, OPTIMISERS
+from otr_plugin.command.memory.plan import Attention, Checkpointing, Liger
+from otr_plugin.config import OTRConfig
 
 # Keys that have the same effect on memory, none, in every host: of data, logs, checkpoints and the schedule.
 WITHOUT_EFFECT = """
@@ -21,6 +23,7 @@ WITHOUT_EFFECT = """
     """
 OTHER_TRAININGS = "a step of another kind of training, with other batches"
 NOT_MODELLED = "this is not modelled"
+EIGHT_BIT = "8-bit weights are not modelled: how much bitsandbytes keeps for backward depends on the values"
 SEVERAL_GPUS = "the model is split over several GPUs, and this estimate is of one"
 OFF: tuple[Any, ...] = (None, False, "", 0, "false", "none", "None", [], {})
 
@@ -79,10 +82,28 @@ class Keys:
             self.notes.append(f"{value}: its state is in memory that CUDA moves to the CPU when the card is full")
         return found
 
+    def checkpointing(self, default_reentrant: bool) -> Checkpointing:
+        """The kind that transformers' Trainer takes; it is on unless the recipe switches it off."""
+        settings = self.get("gradient_checkpointing_kwargs", {})
+        if not self.flag("gradient_checkpointing", True):
+            return "none"
+        return "reentrant" if settings.get("use_reentrant", default_reentrant) else "not reentrant"
+
+    def liger(self, name: str, otr: OTRConfig | None) -> Liger:
+        """All of Liger's kernels, if this key is on. OTR takes the place of the fused loss."""
+        is_on = self.flag(name)
+        return Liger(rope=is_on, rms_norm=is_on, swiglu=is_on, fused_loss=is_on and otr is None)
+
     def not_counted(self) -> tuple[str, ...]:
         """Notes, and each key that was neither read nor is known to have no effect."""
         others = [f"{key}: {_short(value)}" for key, value in self.recipe.items() if key not in self.known]
         return (*self.notes, *others)
+
+
+def attention(implementation: object) -> Attention:
+    """The kind of attention of transformers' `attn_implementation`."""
+    name = str(implementation)
+    return "eager" if name == "eager" else "flash" if "flash" in name else "sdpa"
 
 
 def _short(value: Any) -> str:

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from typing import Any
 
-from otr_plugin.command.memory.plan import Adapter, FourBit, Liger, TrainingPlan
+from otr_plugin.command.memory.plan import Adapter, Attention, Checkpointing, FourBit, TrainingPlan
 from otr_plugin.command.memory.recipes.keys import NOT_MODELLED, OTHER_TRAININGS, SEVERAL_GPUS, Keys
 from otr_plugin.config import OTRConfig
 
 WITHOUT_EFFECT = """
-    buffer_size cache_dir compute_accuracy dataset dataset_dir default_system enable_thinking
-    eval_dataset flash_attn lora_alpha loraplus_lr_ratio low_cpu_mem_usage mask_history max_samples media_dir
-    mix_strategy overwrite_cache plot_loss predict_with_generate preprocessing_batch_size preprocessing_num_workers
-    quantization_method ray_num_workers ray_run_name ray_storage_path split_special_tokens streaming swanlab_project
-    template tokenized_path tool_format train_on_prompt trust_remote_code use_fast_tokenizer use_rslora use_swanlab
-    val_size
+    buffer_size cache_dir compute_accuracy dataset dataset_dir default_system enable_thinking eval_dataset
+    loraplus_lr_ratio low_cpu_mem_usage mask_history max_samples media_dir mix_strategy overwrite_cache plot_loss
+    predict_with_generate preprocessing_batch_size preprocessing_num_workers quantization_method ray_num_workers
+    ray_run_name ray_storage_path split_special_tokens streaming swanlab_project template tokenized_path
+    tool_format train_on_prompt trust_remote_code use_fast_tokenizer use_rslora use_swanlab val_size
     """
+ATTENTION: dict[str, Attention] = {"fa2": "flash", "fa3": "flash", "disabled": "eager"}
 QUANTISED = "only 4-bit weights of bitsandbytes are modelled"
 
 
@@ -35,11 +35,7 @@ def plan(recipe: dict[str, Any], path: object, otr: OTRConfig | None) -> Trainin
     is_pure, is_bf16, is_fp16 = keys.flag("pure_bf16"), keys.flag("bf16"), keys.flag("fp16")
     autocast: Any = "bfloat16" if is_bf16 else "float16" if is_fp16 else None
     is_offloaded = keys.flag("use_unsloth_gc")
-    checkpointing: Any = "reentrant" if keys.flag("use_reentrant_gc", True) else "not reentrant"
-    liger = keys.flag("enable_liger_kernel")
-    attention: Any = {"fa2": "flash", "fa3": "flash", "disabled": "eager"}.get(
-        str(keys.get("flash_attn", "auto")), "sdpa"
-    )
+    checkpointing: Checkpointing = "reentrant" if keys.flag("use_reentrant_gc", True) else "not reentrant"
     return TrainingPlan(
         host="llamafactory",
         model=str(keys.get("model_name_or_path", "")),
@@ -53,9 +49,9 @@ def plan(recipe: dict[str, Any], path: object, otr: OTRConfig | None) -> Trainin
         four_bit=FourBit(double=keys.flag("double_quantization", True)) if bits else None,
         checkpointing="none" if keys.flag("disable_gradient_checkpointing") else checkpointing,
         is_offloaded=is_offloaded,
-        attention=attention,
+        attention=ATTENTION.get(str(keys.get("flash_attn", "auto")), "sdpa"),
         optimiser=keys.optimiser("optim", "adamw_torch_fused"),
-        liger=Liger(liger, liger, liger, liger and otr is None),
+        liger=keys.liger("enable_liger_kernel", otr),
         otr=otr,
         float32_modules=("norm",) if keys.flag("upcast_layernorm") else (),
         trained_in_float32=not is_pure,

@@ -5,16 +5,15 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from otr_plugin.command.memory.plan import Adapter, FourBit, Liger, TrainingPlan
-from otr_plugin.command.memory.recipes.keys import NOT_MODELLED, OTHER_TRAININGS, SEVERAL_GPUS, Keys
+from otr_plugin.command.memory.plan import Adapter, FourBit, TrainingPlan
+from otr_plugin.command.memory.recipes.keys import NOT_MODELLED, OTHER_TRAININGS, SEVERAL_GPUS, Keys, attention
 from otr_plugin.config import OTRConfig
 
 WITHOUT_EFFECT = """
-    ENV acc_strategy add_version agent_template attn_impl check_model create_checkpoint_symlink dataset
-    dataset_shuffle external_plugins lazy_tokenize load_from_cache_file lora_alpha lora_bias loss_scale
-    max_new_tokens model_author model_name model_type packing_num_proc save_model_checkpoint split_dataset_ratio
-    streaming strict system task_type temperature template train_dataloader_shuffle truncation_strategy
-    tuner_backend use_hf use_rslora val_dataset
+    ENV acc_strategy add_version agent_template check_model create_checkpoint_symlink dataset dataset_shuffle
+    external_plugins lazy_tokenize load_from_cache_file lora_bias loss_scale max_new_tokens model_author model_name
+    model_type packing_num_proc save_model_checkpoint split_dataset_ratio streaming strict system task_type
+    temperature template train_dataloader_shuffle truncation_strategy tuner_backend use_hf use_rslora val_dataset
     """
 
 
@@ -44,11 +43,6 @@ def plan(recipe: dict[str, Any], path: object, otr: OTRConfig | None) -> Trainin
             raise keys.unclear("packing without max_length: set it")
         sequence, rows = keys.number("packing_length", sequence) * rows, 1
         is_packed = True
-    settings = keys.get("gradient_checkpointing_kwargs", {})
-    checkpointing: Any = "reentrant" if settings.get("use_reentrant", True) else "not reentrant"
-    use_liger = keys.flag("use_liger_kernel")
-    implementation = str(keys.get("attn_impl", "sdpa"))
-    attention: Any = "eager" if implementation == "eager" else "flash" if "flash" in implementation else "sdpa"
     return TrainingPlan(
         host="swift",
         model=str(keys.get("model", "")),
@@ -60,10 +54,10 @@ def plan(recipe: dict[str, Any], path: object, otr: OTRConfig | None) -> Trainin
         autocast=autocast,
         adapter=_adapter(keys) if kind == "lora" else None,
         four_bit=_four_bit(keys) if bits else None,
-        checkpointing=checkpointing if keys.flag("gradient_checkpointing", True) else "none",
-        attention=attention,
+        checkpointing=keys.checkpointing(default_reentrant=True),
+        attention=attention(keys.get("attn_impl", "sdpa")),
         optimiser=keys.optimiser("optim", "adamw_torch_fused"),
-        liger=Liger(use_liger, use_liger, use_liger, use_liger and otr is None),
+        liger=keys.liger("use_liger_kernel", otr),
         otr=otr,
         not_counted=keys.not_counted(),
     )

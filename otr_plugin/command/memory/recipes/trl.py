@@ -4,22 +4,23 @@ from __future__ import annotations
 
 from typing import Any
 
-from otr_plugin.command.memory.plan import Adapter, FourBit, Liger, TrainingPlan
-from otr_plugin.command.memory.recipes.keys import NOT_MODELLED, SEVERAL_GPUS, Keys
+from otr_plugin.command.memory.plan import Adapter, FourBit, TrainingPlan
+from otr_plugin.command.memory.recipes.keys import EIGHT_BIT, NOT_MODELLED, SEVERAL_GPUS, Keys, attention
 from otr_plugin.config import OTRConfig
 
 WITHOUT_EFFECT = """
     assistant_only_loss chat_template_path completion_only_loss dataset_config dataset_kwargs dataset_name
     dataset_streaming dataset_test_split dataset_text_field dataset_train_split datasets eos_token eval_packing
-    lora_alpha lora_task_type model_init_kwargs packing_strategy pad_token save_model_max_shard_size shuffle_dataset
-    streaming test_split_size truncation_mode trust_remote_code use_rslora
+    lora_task_type packing_strategy pad_token save_model_max_shard_size shuffle_dataset streaming test_split_size
+    truncation_mode trust_remote_code use_rslora
     """
 
 
 def plan(recipe: dict[str, Any], path: object, otr: OTRConfig | None) -> TrainingPlan:
     keys = Keys(recipe, path, WITHOUT_EFFECT)
     keys.cannot("deepspeed fsdp fsdp_config parallelism_config accelerate_config", SEVERAL_GPUS)
-    keys.cannot("load_in_8bit lora_target_parameters activation_offloading torch_compile fp8", NOT_MODELLED)
+    keys.cannot("load_in_8bit", EIGHT_BIT)
+    keys.cannot("lora_target_parameters activation_offloading torch_compile fp8", NOT_MODELLED)
     kwargs = keys.get("model_init_kwargs", {})
     dtype = str(
         kwargs.get("dtype") or kwargs.get("torch_dtype") or keys.get("dtype") or keys.get("torch_dtype", "float32")
@@ -31,11 +32,8 @@ def plan(recipe: dict[str, Any], path: object, otr: OTRConfig | None) -> Trainin
     is_packed = keys.flag("packing") and keys.get("packing_strategy", "bfd") != "wrapped"
     if is_packed or keys.flag("padding_free"):
         sequence, rows, is_packed = sequence * rows, 1, True  # the rows of a micro-batch, one after the other
-    implementation = str(kwargs.get("attn_implementation") or keys.get("attn_implementation", "sdpa"))
-    attention: Any = "eager" if implementation == "eager" else "flash" if "flash" in implementation else "sdpa"
-    use_liger, is_four_bit = keys.flag("use_liger_kernel"), keys.flag("load_in_4bit")
-    settings = keys.get("gradient_checkpointing_kwargs", {})
-    checkpointing: Any = "reentrant" if settings.get("use_reentrant") else "not reentrant"
+    implementation = kwargs.get("attn_implementation") or keys.get("attn_implementation", "sdpa")
+    is_four_bit = keys.flag("load_in_4bit")
     return TrainingPlan(
         host="trl",
         model=str(keys.get("model_name_or_path", "")),
@@ -47,10 +45,10 @@ def plan(recipe: dict[str, Any], path: object, otr: OTRConfig | None) -> Trainin
         autocast=autocast,
         adapter=_adapter(keys, is_four_bit) if keys.flag("use_peft") else None,
         four_bit=_four_bit(keys) if is_four_bit else None,
-        checkpointing=checkpointing if keys.flag("gradient_checkpointing", True) else "none",
-        attention=attention,
+        checkpointing=keys.checkpointing(default_reentrant=False),
+        attention=attention(implementation),
         optimiser=keys.optimiser("optim", "adamw_torch_fused"),
-        liger=Liger(use_liger, use_liger, use_liger, use_liger and otr is None),
+        liger=keys.liger("use_liger_kernel", otr),
         otr=otr,
         not_counted=keys.not_counted(),
     )
