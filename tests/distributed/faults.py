@@ -161,12 +161,29 @@ def parallelize(model, dimensions):
     parallelize_module(model, init_device_mesh("cpu", (RANKS,)), plan)
 
 
+def token_weights_in_low_precision(rank):
+    """FSDP2 converts the arguments of the model's call, unless its policy says otherwise."""
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+
+    mesh, inputs = init_device_mesh("cpu", (RANKS,)), batch()
+    weights = torch.full(inputs["labels"].shape, 0.3)
+    for converts, arrived in ((True, 0.30078125), (False, 0.3)):
+        handle = attach(tiny("llama"), OTRConfig(objective="sft"))
+        policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, cast_forward_inputs=converts)
+        fully_shard(handle.model, mesh=mesh, mp_policy=policy)
+        handle.model(**inputs, token_weights=weights)
+        weight = handle.take_metrics()["otr/weight"]
+        assert abs(weight - arrived) < 1e-6, weight
+
+
 WITHOUT_ENGINES = (
     metrics_on_one_rank,
     metrics_at_different_steps,
     metrics_between_collectives,
     ranks_draw_differently,
     a_rank_dies_before_the_metrics,
+    token_weights_in_low_precision,
     tensor_parallel_layer,
     tensor_parallel_head,
     tensor_parallel_by_deepspeed,

@@ -24,6 +24,7 @@ ENDS = {
     "first_step_check_fails_on_one_rank": (CLOSED, "differ from the model's own by 50.0% of the largest logit"),
     "nan_on_one_rank": (CLOSED, "LlamaForCausalLM's own logits are not finite"),
     # Without an engine:
+    "token_weights_in_low_precision": (None, None),
     "tensor_parallel_layer": (None, None),
     "tensor_parallel_head": ("as (Shard(dim=0),), and passes it a DTensor",) * 2,
     "tensor_parallel_by_deepspeed": ("gate_proj.weight of LlamaForCausalLM is split by the tensor parallelism of Deep",)
