@@ -46,7 +46,7 @@ fuzz: $(HOSTS:%=.nox/ready-%)  ## search for recipes that a host reads otherwise
 	  OMP_NUM_THREADS=1 .nox/$$host/bin/python -m benchmarks.fuzz $$host --keep $(MINUTES:%=--minutes %) || failed=1; \
 	done; test -z "$$failed"
 
-# In an environment of its own: Axolotl's with DeepSpeed and Ray.
+# In environments of its own: each host's with DeepSpeed, and Axolotl's with Ray, too.
 engines: $(NOX)  ## train with DDP, FSDP, ZeRO and Ray on two processes, and compare with one; it resumes
 	OMP_NUM_THREADS=1 $(NOX) -s engines
 

@@ -14,7 +14,7 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 FOLDER = Path(__file__).parent
@@ -31,7 +31,8 @@ ENVIRONMENTS = {
     "axolotl": ([*PLUGIN, "--group", "axolotl", "--extra", "axolotl"], "3.10"),
     "llamafactory": ([*PLUGIN, "--group", "llamafactory", "--extra", "llamafactory"], "3.11"),
     "trl": ([*PLUGIN, "--group", "trl", "--extra", "trl"], "3.11"),
-    "deepspeed": ([*PLUGIN, "--group", "axolotl", "--extra", "axolotl", "--group", "deepspeed"], "3.10"),
+    "deepspeed": (["--group", "torch", "--group", "deepspeed"], "3.10"),
+    "ray": ([*PLUGIN, "--group", "axolotl", "--extra", "axolotl", "--group", "ray"], "3.10"),
     "swift": ([*PLUGIN, "--group", "swift", "--extra", "swift"], "3.10"),
 }
 CUDA = re.compile(r"nvidia-(?!ml-py)|cuda-")
@@ -41,8 +42,8 @@ CPU_BUILDS = {
         "sha256:6746dbcbeb526eb61330b76b41ff1b4eb848951103a892eeb080dfa2b264667b"
     )
 }
-# A lock file that is installed on top of another one holds what that one lacks.
-ON_TOP_OF = {"deepspeed": "axolotl"}
+# A lock file that is installed on top of others holds what one of them lacks.
+ON_TOP_OF = {"deepspeed": ("axolotl", "llamafactory", "trl", "swift"), "ray": ("axolotl",)}
 # PyPI's builds of these need CUDA, and no test needs them.
 LEFT_OUT = ("torchaudio", "torchvision")
 
@@ -53,6 +54,12 @@ def name_of(package: str) -> str:
 
 def locked(names: Iterable[str]) -> str:
     return "".join(path.read_text() for path in (FOLDER / f"{name}.txt" for name in names) if path.exists())
+
+
+def in_all(names: Sequence[str]) -> set[str]:
+    """The packages that each of these lock files has."""
+    packages = [set(re.findall(r"^(\S+)==", locked([name]), re.MULTILINE)) for name in names]
+    return set.intersection(*packages) if packages else set()
 
 
 def resolve(sources: list[str], python: str, earlier: str, options: list[str]) -> list[str]:
@@ -77,9 +84,9 @@ def main(options: list[str]) -> None:
     write("torch-cpu", [f"torch=={version}", *(f" \\\n    --hash={value}" for value in CPU_BUILDS.values()), "\n"])
     write("cuda", (package for package in packages if CUDA.match(package)))
     for name, (sources, python) in ENVIRONMENTS.items():
-        below = ON_TOP_OF.get(name)
-        packages = resolve(sources, python, locked(["torch", "cuda", name, *([below] if below else [])]), options)
-        others = {"torch", *LEFT_OUT, *re.findall(r"^(\S+)==", locked([below]) if below else "", re.MULTILINE)}
+        below = ON_TOP_OF.get(name, ())
+        packages = resolve(sources, python, locked(["torch", "cuda", name, *below[:1]]), options)
+        others = {"torch", *LEFT_OUT, *in_all(below)}
         write(name, (p for p in packages if name_of(p) not in others and not CUDA.match(p)))
 
 

@@ -23,11 +23,23 @@ class Engine:
     precision: str = "float32"  # in which the engine computes
 
 
+# Communication beside computation, of less than one layer at a time, and no parameter stays gathered.
+SMALL_BUCKETS = {
+    "overlap_comm": True,
+    "contiguous_gradients": True,
+    "reduce_bucket_size": 500,
+    "sub_group_size": 1000,
+    "stage3_prefetch_bucket_size": 0,
+    "stage3_max_live_parameters": 0,
+    "stage3_max_reuse_distance": 0,
+}
+
 # What two ranks do with one model. "head" is how FSDP groups the head: with the root, by itself, or with the last norm.
 ENGINES: dict[str, Engine] = {
     "DDP": Engine("ddp"),
     "DDP, `find_unused_parameters`": Engine("ddp", {"find_unused_parameters": True}),
     "DDP, `static_graph`": Engine("ddp", {"static_graph": True}),
+    "DDP, `gradient_as_bucket_view`": Engine("ddp", {"gradient_as_bucket_view": True}),
     "DDP, bf16 by autocast": Engine("ddp", {"autocast": True}, BF16),
     "FSDP1": Engine("fsdp1"),
     "FSDP1, `use_orig_params=False`": Engine("fsdp1", {"use_orig_params": False}),
@@ -40,6 +52,7 @@ ENGINES: dict[str, Engine] = {
     "FSDP2, head by itself": Engine("fsdp2", {"head": "itself"}),
     "FSDP2, head with the norm": Engine("fsdp2", {"head": "norm"}),
     "FSDP2, all groups resharded": Engine("fsdp2", {"head": "norm", "reshard_root": True}),
+    "FSDP2, layers in PyTorch's `checkpoint_wrapper`": Engine("fsdp2", {"head": "norm", "checkpoint_wrapper": True}),
     "FSDP2, bf16": Engine("fsdp2", {"bf16": True}, BF16),
     "FSDP2, head by itself, bf16": Engine("fsdp2", {"head": "itself", "bf16": True}, BF16),
     "FSDP2, CPU offload": Engine("fsdp2", {"head": "norm", "offload": True}),
@@ -49,6 +62,7 @@ ENGINES: dict[str, Engine] = {
     "ZeRO-2, bf16": Engine("zero", {"stage": 2, "bf16": True}, BF16),
     "ZeRO-2, CPU offload": Engine("zero", {"stage": 2, "offload": True}),
     "ZeRO-3": Engine("zero", {"stage": 3}),
+    "ZeRO-3, small buckets": Engine("zero", {"stage": 3, "zero": SMALL_BUCKETS}),
     "ZeRO-3, `zero.Init`": Engine("zero", {"stage": 3, "init": True}),
     "ZeRO-3, bf16": Engine("zero", {"stage": 3, "bf16": True}, BF16),
     "ZeRO-3, CPU offload": Engine("zero", {"stage": 3, "offload": True}),

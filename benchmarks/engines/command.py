@@ -72,16 +72,16 @@ def run(args: argparse.Namespace) -> None:
 
 def prepare() -> None:
     """What has to be done before the ranks are forked: they inherit what is imported here."""
-    os.environ |= {"DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"}
+    os.environ["OMP_NUM_THREADS"] = "1"
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     warnings.filterwarnings("ignore")
     import torch
 
     torch.set_num_threads(1)
     from benchmarks.engines import models
+    from benchmarks.hosts.engines_on_cpu import import_deepspeed
 
-    if importlib.util.find_spec("deepspeed"):
-        import deepspeed  # noqa: F401
+    import_deepspeed()
     for kind in models.OF_KIND:
         models.make(kind, "LoRA")  # imports PEFT and the models' modules
     logging.disable(logging.WARNING)

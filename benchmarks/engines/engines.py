@@ -35,7 +35,8 @@ class Wrapped:
 
     def parameters_by_name(self, model: Any) -> dict[str, Tensor]:
         """The parameters of the model under the wrapper, whole, on every rank; at least the trained ones."""
-        return {name: whole(parameter) for name, parameter in model.named_parameters() if parameter.requires_grad}
+        trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+        return {name.replace("_checkpoint_wrapped_module.", ""): whole(trained[name]) for name in trained}
 
     def is_engine(self) -> bool:
         """Whether the model is really wrapped."""
@@ -130,9 +131,14 @@ class FSDP1(Wrapped):
 
 class FSDP2(Wrapped):
     def __init__(self, model: Any, settings: dict[str, Any], micro_batches: int, rate: float) -> None:
+        from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import apply_activation_checkpointing
         from torch.distributed.device_mesh import init_device_mesh
         from torch.distributed.fsdp import CPUOffloadPolicy, MixedPrecisionPolicy, OffloadPolicy, fully_shard
 
+        if settings.get("checkpoint_wrapper"):
+            model.config.use_cache = False  # the second forward of a layer would add to the cache of the first
+            layers = {id(layer) for layer in decoder_layers(model)}
+            apply_activation_checkpointing(model, check_fn=lambda module: id(module) in layers)
         mesh = init_device_mesh("cpu", (RANKS,), mesh_dim_names=("fsdp",))
         if settings.get("hybrid"):
             mesh = init_device_mesh("cpu", (1, RANKS), mesh_dim_names=("replicate", "shard"))
@@ -175,7 +181,7 @@ class FSDP2(Wrapped):
 def zero_config(settings: dict[str, Any], micro_batches: int) -> dict[str, Any]:
     stage = settings["stage"]
     # By default ZeRO-3 leaves parameters with fewer than 100,000 entries whole: all of a tiny model.
-    zero = {"stage": stage, "stage3_param_persistence_threshold": 0}
+    zero = {"stage": stage, "stage3_param_persistence_threshold": 0} | settings.get("zero", {})
     if settings.get("offload"):
         zero |= {"offload_optimizer": {"device": "cpu"}} | ({"offload_param": {"device": "cpu"}} if stage == 3 else {})
     return {

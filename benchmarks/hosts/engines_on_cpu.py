@@ -6,6 +6,7 @@ a word and trains with DDP. Only the way to an engine changes here, not the engi
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from typing import Any
 
@@ -30,6 +31,21 @@ ZERO3: dict[str, Any] = {
     "zero_allow_untested_optimizer": True,
     "zero_force_ds_cpu_optimizer": False,
 }
+
+
+def import_deepspeed() -> bool:
+    """Import DeepSpeed for CPUs, if it is installed, with the operator that it compiles at its first use.
+
+    That takes some minutes on a busy machine. A process that is killed while it compiles leaves a lock, for which all
+    later ones wait without an end.
+    """
+    if not importlib.util.find_spec("deepspeed"):
+        return False
+    os.environ["DS_ACCELERATOR"] = "cpu"
+    from deepspeed.comm.torch import build_shm_op
+
+    build_shm_op()
+    return True
 
 
 def patch_accelerate() -> None:

@@ -1,8 +1,10 @@
 """What two ranks do when one of them goes wrong: python -m tests.distributed.faults prints it as JSON.
 
-Each scenario is a function of the rank. It runs in two forked processes, which end by its exception or by its return.
+Each scenario is a function of the rank, some of them with each engine. It runs in two forked processes, which end by
+its exception or by its return.
 """
 
+import functools
 import json
 import multiprocessing
 import os
@@ -14,8 +16,9 @@ from datetime import timedelta
 
 import torch
 import torch.distributed as dist
-from torch.nn.parallel import DistributedDataParallel
 
+from benchmarks.engines.engines import KINDS
+from benchmarks.hosts.engines_on_cpu import import_deepspeed
 from otr_plugin import OTRConfig, attach
 from otr_plugin.model.attach import attached_handle
 from tests.model.families import batch, tiny
@@ -25,20 +28,25 @@ SECONDS = 5  # the timeout of the process group
 LIMIT = 120  # after which a rank hangs
 
 
-def wrapped(rank):
-    torch.manual_seed(0)
-    model = tiny("llama")
-    return attach(model, OTRConfig(samples=16)), DistributedDataParallel(model)
+ENGINES = {"DDP": ("ddp", {}), "FSDP2": ("fsdp2", {}), "ZeRO-3": ("zero", {"stage": 3})}
 
 
-def step(handle, model, number=0):
+def wrapped(engine="DDP"):
+    """An attached model, and the engine that trains it."""
+    handle = attach(tiny("llama"), OTRConfig(samples=16))
+    kind, settings = ENGINES[engine]
+    return handle, KINDS[kind](handle.model, settings, 1, 0.1)
+
+
+def step(handle, engine, number=0):
     handle.start_step(number)
-    model(**batch(seed=number)).loss.backward()
+    engine.backward(engine.module(**batch(seed=number)).loss)
+    engine.step()
 
 
 def metrics_on_one_rank(rank):
-    handle, model = wrapped(rank)
-    step(handle, model)
+    handle, engine = wrapped()
+    step(handle, engine)
     if rank == 0:
         handle.take_metrics()
     else:
@@ -46,8 +54,8 @@ def metrics_on_one_rank(rank):
 
 
 def metrics_at_different_steps(rank):
-    handle, model = wrapped(rank)
-    step(handle, model)
+    handle, engine = wrapped()
+    step(handle, engine)
     handle.start_step(rank)
     handle.take_metrics()
 
@@ -74,35 +82,38 @@ def ranks_draw_differently(rank):
     assert not torch.equal(*draws)
 
 
-def a_rank_dies(rank):
-    handle, model = wrapped(rank)
-    step(handle, model)
+def a_rank_dies(rank, engine):
+    handle, trained = wrapped(engine)
+    step(handle, trained)
     if rank == 1:
         os._exit(9)
-    step(handle, model, 1)
+    step(handle, trained, 1)
 
 
 def a_rank_dies_before_the_metrics(rank):
-    handle, model = wrapped(rank)
-    step(handle, model)
+    handle, engine = wrapped()
+    step(handle, engine)
     if rank == 1:
         os._exit(9)
     handle.take_metrics()
 
 
-def first_step_check_fails_on_one_rank(rank):
-    handle, model = wrapped(rank)
+def first_step_check_fails_on_one_rank(rank, engine):
+    handle, trained = wrapped(engine)
     if rank == 1:
         handle.logit_transform = handle.logit_transform._replace(logit_scale=2.0)
-    step(handle, model)
+    step(handle, trained)
 
 
-def nan_on_one_rank(rank):
-    handle, model = wrapped(rank)
+def nan_on_one_rank(rank, engine):
+    """In the hidden states, because the parameters of a sharded model are those of all ranks."""
+    handle, trained = wrapped(engine)
     if rank == 1:
-        with torch.no_grad():
-            model.module.model.norm.weight.fill_(torch.nan)
-    step(handle, model)
+        handle.model.model.norm.register_forward_hook(lambda module, args, hidden: hidden * torch.nan)
+    step(handle, trained)
+
+
+WITH_EACH_ENGINE = (a_rank_dies, first_step_check_fails_on_one_rank, nan_on_one_rank)
 
 
 MLP = "model.layers.0.mlp"
@@ -118,8 +129,8 @@ def tensor_parallel_layer(rank):
         if attach_first:
             attach(model, OTRConfig(samples=16))
         parallelize(model, LAYER)
-        handle = attached_handle(model) or attach(model, OTRConfig(samples=16))
-        step(handle, model)
+        attached_handle(model) or attach(model, OTRConfig(samples=16))
+        model(**batch()).loss.backward()
         gradients = [torch.zeros_like(model.lm_head.weight) for _ in range(RANKS)]
         dist.all_gather(gradients, model.lm_head.weight.grad)
         assert torch.equal(*gradients)
@@ -130,7 +141,8 @@ def tensor_parallel_head(rank):
     """PyTorch's own ColwiseParallel passes a DTensor to the head, and leaves the logits in slices."""
     model = tiny("llama")
     parallelize(model, {"lm_head": 0})
-    step(attach(model, OTRConfig(samples=16)), model)
+    attach(model, OTRConfig(samples=16))
+    model(**batch())
 
 
 def tensor_parallel_by_deepspeed(rank):
@@ -149,22 +161,42 @@ def parallelize(model, dimensions):
     parallelize_module(model, init_device_mesh("cpu", (RANKS,)), plan)
 
 
-SCENARIOS = (
+def token_weights_in_low_precision(rank):
+    """FSDP2 converts the arguments of the model's call, unless its policy says otherwise."""
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+
+    mesh, inputs = init_device_mesh("cpu", (RANKS,)), batch()
+    weights = torch.full(inputs["labels"].shape, 0.3)
+    for converts, arrived in ((True, 0.30078125), (False, 0.3)):
+        handle = attach(tiny("llama"), OTRConfig(objective="sft"))
+        policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, cast_forward_inputs=converts)
+        fully_shard(handle.model, mesh=mesh, mp_policy=policy)
+        handle.model(**inputs, token_weights=weights)
+        weight = handle.take_metrics()["otr/weight"]
+        assert abs(weight - arrived) < 1e-6, weight
+
+
+WITHOUT_ENGINES = (
     metrics_on_one_rank,
     metrics_at_different_steps,
     metrics_between_collectives,
     ranks_draw_differently,
-    a_rank_dies,
     a_rank_dies_before_the_metrics,
-    first_step_check_fails_on_one_rank,
-    nan_on_one_rank,
+    token_weights_in_low_precision,
     tensor_parallel_layer,
     tensor_parallel_head,
     tensor_parallel_by_deepspeed,
 )
+SCENARIOS = {scenario.__name__: scenario for scenario in WITHOUT_ENGINES} | {
+    f"{scenario.__name__}, {engine}": functools.partial(scenario, engine=engine)
+    for scenario in WITH_EACH_ENGINE
+    for engine in ENGINES
+}
 
 
 def work(rank, store, scenario, pipe):
+    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(RANKS))  # DeepSpeed reads them
     timeout = timedelta(seconds=SECONDS)
     dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=RANKS, timeout=timeout)
     try:
@@ -206,5 +238,6 @@ if __name__ == "__main__":
     tiny("llama")  # imported before the processes are forked
     import torch.distributed.tensor.parallel
 
-    chosen = [scenario for scenario in SCENARIOS if scenario.__name__ in sys.argv[1:] or len(sys.argv) == 1]
-    print(json.dumps({scenario.__name__: run(scenario) for scenario in chosen}))
+    has_deepspeed = import_deepspeed()
+    chosen = [name for name in sys.argv[1:] or SCENARIOS if has_deepspeed or "ZeRO" not in name]
+    print(json.dumps({name: run(SCENARIOS[name]) for name in chosen}))

@@ -17,35 +17,36 @@ import torch.distributed as dist
 from transformers import Trainer
 
 from benchmarks.hosts import attention_over_ranks
-from benchmarks.hosts.driver import BIN
 from benchmarks.hosts.engines_on_cpu import FSDP2, ZERO3, patch_accelerate, shards
-from benchmarks.paths import ROOT
+from tests.distributed.torchrun import ENV, TWO_RANKS
 
 SCRIPTS = {"llamafactory": "llamafactory.launcher", "swift": "swift.cli.sft", "trl": "trl.scripts.sft"}
-SHARED = "PARALLELISM_CONFIG_CP_SIZE"  # accelerate's variable for the number of ranks that share a sequence
 # The variables with which `accelerate launch` passes the settings of an accelerate YAML on.
+SHARED = {"ACCELERATE_USE_PARALLELISM_CONFIG": "true"}
+CONTEXT = "PARALLELISM_CONFIG_CP_SIZE"
 ENGINES = {
     "FSDP2": FSDP2,
-    "context parallelism": FSDP2 | {"ACCELERATE_USE_PARALLELISM_CONFIG": "true", SHARED: "2"},
     "ZeRO-3": {},  # it is in the recipe
+    "context parallelism": FSDP2 | SHARED | {CONTEXT: "2"},
+    "Ulysses": SHARED | {"PARALLELISM_CONFIG_SP_SIZE": "2", "PARALLELISM_CONFIG_SP_ATTN_IMPLEMENTATION": "sdpa"},
 }
-SHARDED_BY = {"FSDP2": "FSDP2", "context parallelism": "FSDP2", "ZeRO-3": "ZeRO-3"}
-# PyTorch gives a rank one piece from the front and one from the back, because later positions attend to more of them.
-PIECES_OF_8 = ([0, 1, 6, 7], [2, 3, 4, 5])
+SHARDED_BY = {"FSDP2": "FSDP2", "context parallelism": "FSDP2", "ZeRO-3": "ZeRO-3", "Ulysses": "ZeRO-3"}
+# Where ranks share sequences of 8 positions, those of each rank. PyTorch gives a rank one piece from the front and one
+# from the back, because later positions attend to more of them.
+PIECES = {"context parallelism": ([0, 1, 6, 7], [2, 3, 4, 5]), "Ulysses": (slice(0, 4), slice(4, 8))}
 own = Trainer.training_step
 
 
 def command(host, engine):
     """What a test calls, before the host's arguments, and the variables that it sets."""
-    if engine == "ZeRO-3" and not importlib.util.find_spec("deepspeed"):
+    if SHARDED_BY[engine] == "ZeRO-3" and not importlib.util.find_spec("deepspeed"):
         pytest.skip("DeepSpeed is not in this environment; CONTRIBUTING.md describes how to install it")
-    words = (str(BIN / "torchrun"), "--standalone", "--nproc_per_node=2", str(Path(__file__)), host)
-    return words, ENGINES[engine] | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    return (*TWO_RANKS, str(Path(__file__)), host), ENGINES[engine] | ENV
 
 
 def settings(engine, folder):
     """The settings of the recipe."""
-    if engine != "ZeRO-3":
+    if SHARDED_BY[engine] != "ZeRO-3":
         return {"use_cpu": False}
     (folder / "zero3.json").write_text(json.dumps(ZERO3))
     return {"use_cpu": False, "deepspeed": str(folder / "zero3.json")}
@@ -66,7 +67,7 @@ def main(host, *arguments):
     patch_accelerate()
     Trainer.training_step = training_step
     sys.argv = [host, *arguments]
-    if SHARED in os.environ:
+    if CONTEXT in os.environ:
         with attention_over_ranks.in_place_of("sdpa"):
             runpy.run_module(SCRIPTS[host], run_name="__main__")
     else:

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from benchmarks.engines import judge
-from benchmarks.engines.cells import ENGINES, cells
+from benchmarks.engines.cells import ENGINES, Cell, cells
 from benchmarks.paths import RESULTS, ROOT
 
 # One of each: the roots of what went wrong once, and the cases that combine the others.
@@ -41,6 +41,26 @@ def test_two_ranks_train_as_one_process(results, name):
     if ENGINES[name.split(" | ")[0]].kind == "zero" and not importlib.util.find_spec("deepspeed"):
         pytest.skip("DeepSpeed is not in this environment; `make engines` runs this test")
     assert results[name]["result"] == judge.SAME
+
+
+FAR, NEAR, OWN = {"update": 4e-2, "loss": 2e-3}, {"update": 2e-5, "loss": 2e-6}, {"update": 7e-6, "loss": 1.1e-6}
+
+
+@pytest.mark.parametrize(
+    ("errors", "own", "result"),
+    [
+        (FAR, OWN, judge.DIFFERS),  # an engine whose own loss is a little out of bounds excuses no large error
+        (NEAR, OWN, judge.SAME),
+        (FAR, FAR, judge.ENGINES_OWN),
+        (FAR | {"update": 1.0}, FAR, judge.DIFFERS),
+    ],
+)
+def test_the_judge_allows_otr_what_the_engine_by_itself_does(errors, own, result):
+    class Ranks:
+        def run(self, cell):
+            return [{"result": own if cell.plain else errors}] * 2
+
+    assert judge.judge(Cell("DDP", "trained", "uneven tokens"), Ranks())["result"] == result
 
 
 def test_the_result_file_has_every_cell_and_none_is_bad():

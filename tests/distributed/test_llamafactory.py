@@ -7,7 +7,16 @@ import pytest
 from benchmarks.hosts.driver import retry_if_a_rank_died
 from benchmarks.hosts.llamafactory import LlamaFactory
 from tests.distributed import host_ranks
-from tests.hosts.agreement import ANSWER, EXAMPLES, PROMPT, RECIPE, WHOLE, same_as_the_specification, same_training
+from tests.hosts.agreement import (
+    ANSWER,
+    EXAMPLES,
+    PROMPT,
+    RECIPE,
+    WHOLE,
+    same_after_resume,
+    same_as_the_specification,
+    same_training,
+)
 
 
 @pytest.fixture(scope="module")
@@ -25,13 +34,23 @@ def test_sft_on_two_ranks_is_the_hosts_own_training(factory):
 
 
 @pytest.mark.parametrize("engine", ["FSDP2", "ZeRO-3"])
-def test_an_engine_trains_as_the_specification_says(factory, engine):
+def test_an_engine_trains_as_the_specification_says_and_resumes(factory, engine):
     rows = [{"instruction": PROMPT, "input": "", "output": ANSWER}] * EXAMPLES
     (factory.folder / "same.json").write_text(json.dumps(rows))
     command, env = host_ranks.command("llamafactory", engine)
-    settings = host_ranks.settings(engine, factory.folder)
-    path = str(factory.recipe(engine, dataset="same", **RECIPE | settings))
-    printed = retry_if_a_rank_died(lambda: factory.call(*command, path, env=env)).stdout
-    assert f"step 4 trains a model sharded by {engine}" in printed
-    log = json.loads((factory.folder / engine / "trainer_state.json").read_text())["log_history"]
-    same_as_the_specification(log, factory.folder / "model", eos=False, width=8, pieces=(WHOLE, WHOLE))
+    recipe = RECIPE | {"dataset": "same", "save_strategy": "steps", "save_steps": 2}
+    recipe |= host_ranks.settings(engine, factory.folder)
+
+    def train(name, **changes):
+        path = str(factory.recipe(name, **recipe | changes))
+        printed = retry_if_a_rank_died(lambda: factory.call(*command, path, env=env)).stdout
+        assert f"step 4 trains a model sharded by {engine}" in printed
+        return printed
+
+    train(engine)
+    saved = factory.folder / engine
+    log = json.loads((saved / "trainer_state.json").read_text())["log_history"]
+    same_as_the_specification(log, factory.folder / "model", eos=False, width=8, pieces=(WHOLE, WHOLE), saved=saved)
+    printed = train(f"{engine}, resumed", resume_from_checkpoint=str(saved / "checkpoint-2"))
+    assert "step 2 trains" not in printed
+    same_after_resume(saved, factory.folder / f"{engine}, resumed")

@@ -1,14 +1,11 @@
 """Two ranks that share every sequence train as the specification does on whole sequences, with the draws of both."""
 
-import hashlib
 import json
 
 import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from benchmarks.hosts.driver import BIN, CPU_ENVIRONMENT, retry_if_a_rank_died, run_command
-from benchmarks.paths import ROOT
 from otr_plugin.loss.reference import otr_loss_on_logits
 from tests.distributed.sequence_ranks import (
     CONFIG,
@@ -22,6 +19,8 @@ from tests.distributed.sequence_ranks import (
     model,
     rows,
 )
+from tests.distributed.torchrun import run_on_two_ranks
+from tests.draws import uniforms
 
 RANKS = 2
 
@@ -29,19 +28,16 @@ RANKS = 2
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("sequences")
-    command = [str(BIN / "torchrun"), "--standalone", "--nproc_per_node=2", "-m", "tests.distributed.sequence_ranks"]
-    env = CPU_ENVIRONMENT | {"OMP_NUM_THREADS": "1"}
-    retry_if_a_rank_died(lambda: run_command(*command, str(folder), folder=ROOT, env=env, check=True))
+    run_on_two_ranks("tests.distributed.sequence_ranks", folder)
     return folder
 
 
-def uniforms(step, micro_batch, positions):
+def of_whole_sequences(step, micro_batch, positions):
     """The random numbers of whole sequences, from those that each rank draws for its positions."""
     whole = torch.full((ROWS, LENGTH, CONFIG.samples), torch.nan)
     for rank, of_rank in enumerate(positions):
-        key = f"{SEED}/{step}/{micro_batch}/{rank}".encode()
-        seed = int.from_bytes(hashlib.blake2b(key, digest_size=7).digest(), "big")
-        drawn = torch.rand(of_rank.numel(), CONFIG.samples, generator=torch.Generator().manual_seed(seed))
+        key = {"seed": SEED, "step": step, "micro_batch": micro_batch, "rank": rank}
+        drawn = uniforms(of_rank.numel(), CONFIG.samples, **key)
         whole[torch.arange(ROWS)[:, None], of_rank] = drawn.view(*of_rank.shape, -1)
     assert not whole.isnan().any(), "every position is on one rank"
     return whole.flatten(0, 1)
@@ -59,9 +55,8 @@ def on_whole_sequences(positions, averages_micro_batches):
             batch = {name: torch.stack([one[name] for one in some]) for name in some[0]}
             labels = torch.nn.functional.pad(batch.pop("labels"), (0, 1), value=-100)[:, 1:].flatten()
             logits = trained(**batch).logits.flatten(0, 1)
-            loss, of_batch = otr_loss_on_logits(
-                logits, labels, CONFIG, uniforms=uniforms(step, micro_batch, next(positions))
-            )
+            drawn = of_whole_sequences(step, micro_batch, next(positions))
+            loss, of_batch = otr_loss_on_logits(logits, labels, CONFIG, uniforms=drawn)
             tokens = of_batch["tokens"]
             sums.append((loss * tokens, {name: value.detach() for name, value in of_batch.items()}))
         total = sum(of_batch["tokens"] for _, of_batch in sums)

@@ -6,8 +6,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from benchmarks.hosts.driver import BIN, CPU_ENVIRONMENT, retry_if_a_rank_died, run_command
-from benchmarks.paths import ROOT
+from tests.distributed.torchrun import run_on_two_ranks
 from tests.distributed.trainer_engines import ENGINES, train
 from tests.model.families import tiny
 
@@ -15,9 +14,7 @@ from tests.model.families import tiny
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("engines")
-    command = [str(BIN / "torchrun"), "--standalone", "--nproc_per_node=2", "-m", "tests.distributed.trainer_engines"]
-    env = CPU_ENVIRONMENT | {"OMP_NUM_THREADS": "1"}
-    retry_if_a_rank_died(lambda: run_command(*command, str(folder), folder=ROOT, env=env, check=True))
+    run_on_two_ranks("tests.distributed.trainer_engines", folder)
     train("one process", folder / "one process")
     return folder
 

@@ -1,18 +1,32 @@
 """Two processes that run the script of `trl sft`, on gloo."""
 
 import functools
+import importlib.metadata
 import json
 import re
 
 import pytest
+from packaging.version import Version
 
-from benchmarks.hosts.driver import BIN, retry_if_a_rank_died
+from benchmarks.hosts.driver import retry_if_a_rank_died
 from benchmarks.hosts.trl import SAVED, TRL
 from benchmarks.paths import ROOT
 from otr_plugin.hosts.run_record import RECORD_FILE
 from tests.distributed import host_ranks
-from tests.hosts.agreement import ANSWER, EXAMPLES, PROMPT, RECIPE, WHOLE, same_as_the_specification, same_training
+from tests.distributed.torchrun import TWO_RANKS
+from tests.hosts.agreement import (
+    ANSWER,
+    EXAMPLES,
+    PROMPT,
+    RECIPE,
+    WHOLE,
+    same_after_resume,
+    same_as_the_specification,
+    same_training,
+)
 from tests.hosts.trl.test_train import SFT, same_metrics
+
+BEFORE_1_16 = Version(importlib.metadata.version("trl")) < Version("1.16")
 
 
 @pytest.fixture(scope="module")
@@ -21,12 +35,7 @@ def trl(tmp_path_factory):
 
 
 def test_sft_on_two_ranks_is_the_hosts_own_training(trl):
-    two = (
-        str(BIN / "torchrun"),
-        "--nproc_per_node=2",
-        str(ROOT / "tests" / "distributed" / "trl_ranks.py"),
-        "--config",
-    )
+    two = (*TWO_RANKS, str(ROOT / "tests" / "distributed" / "trl_ranks.py"), "--config")
     env = {"ACCELERATE_USE_CPU": "true", "OTR_PLUGIN_TRACE": "1"}
     logs = []
     for name, recipe in {"plain": {}, "ours": SFT}.items():
@@ -45,13 +54,35 @@ def test_sft_on_two_ranks_is_the_hosts_own_training(trl):
     same_metrics(ours, plain)
 
 
-@pytest.mark.parametrize("engine", host_ranks.ENGINES)
-def test_an_engine_trains_as_the_specification_says(trl, engine):
+def train(trl, engine, name, **changes):
+    """Run the script on one example, which makes the batches of all ranks and steps the same."""
     rows = (json.dumps({"prompt": PROMPT, "completion": ANSWER}) + "\n") * EXAMPLES
     (trl.folder / "same.jsonl").write_text(rows)
     command, env = host_ranks.command("trl", engine)
-    path = str(trl.recipe(engine, data="same", **SAVED | RECIPE | host_ranks.settings(engine, trl.folder)))
+    recipe = SAVED | RECIPE | host_ranks.settings(engine, trl.folder) | changes
+    path = str(trl.recipe(name, data="same", **recipe))
     printed = retry_if_a_rank_died(lambda: trl.call(*command, "--config", path, env=env)).stdout
     assert f"step 4 trains a model sharded by {host_ranks.SHARDED_BY[engine]}" in printed
-    pieces = host_ranks.PIECES_OF_8 if engine == "context parallelism" else (WHOLE, WHOLE)
-    same_as_the_specification(trl.log_of(engine), trl.folder / "model", pieces=pieces)
+    return printed
+
+
+@pytest.mark.parametrize("engine", ["FSDP2", "ZeRO-3"])
+def test_an_engine_trains_as_the_specification_says_and_resumes(trl, engine):
+    train(trl, engine, engine, save_steps=2)
+    saved = trl.folder / engine
+    same_as_the_specification(trl.log_of(engine), trl.folder / "model", pieces=(WHOLE, WHOLE), saved=saved)
+    if BEFORE_1_16:
+        return  # its script cannot resume
+    checkpoint = saved / "checkpoint-2"
+    printed = train(trl, engine, f"{engine}, resumed", save_steps=2, resume_from_checkpoint=str(checkpoint))
+    assert "step 2 trains" not in printed
+    folders = saved, trl.folder / f"{engine}, resumed"
+    same_after_resume(*(folder / "checkpoint-4" for folder in folders), weights=folders)
+
+
+@pytest.mark.parametrize("engine", host_ranks.PIECES)
+def test_ranks_that_share_a_sequence_train_as_the_specification_says(trl, engine):
+    if engine == "Ulysses" and BEFORE_1_16:
+        pytest.skip("the batches of TRL before 1.16 have no position_ids, which DeepSpeed's Ulysses needs")
+    train(trl, engine, engine)
+    same_as_the_specification(trl.log_of(engine), trl.folder / "model", pieces=host_ranks.PIECES[engine])

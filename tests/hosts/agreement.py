@@ -1,6 +1,5 @@
 """What every host's tests share: when two runs count as the same training, and what a run with OTR must compute."""
 
-import hashlib
 import json
 import os
 import subprocess
@@ -16,6 +15,7 @@ from benchmarks.hosts import objectives
 from otr_plugin import OTRConfig
 from otr_plugin.loss.reference import otr_loss_on_logits
 from otr_plugin.metrics import PREFIX, ROW_METRICS
+from tests.draws import uniforms
 
 METRICS = {PREFIX + name for name in ROW_METRICS}  # what OTR adds to every entry of the training log
 
@@ -121,10 +121,8 @@ def by_the_specification(folder, *, eos, width, answer, pieces, cut_first):
         loss, nll, sums = 0, 0, Counter()
         for rank, (piece, shifted) in enumerate(zip(pieces, of_ranks, strict=True)):
             shifted = shifted.reshape(-1)
-            key = f"{RECIPE['seed']}/{step}/0/{rank}".encode()  # seed, optimiser step, micro-batch, rank
-            seed = int.from_bytes(hashlib.blake2b(key, digest_size=7).digest(), "big")
-            uniforms = torch.rand(len(shifted), config.samples, generator=torch.Generator().manual_seed(seed))
-            of_rank, its_sums = otr_loss_on_logits(logits[:, piece].flatten(0, 1), shifted, config, uniforms=uniforms)
+            drawn = uniforms(len(shifted), config.samples, seed=RECIPE["seed"], step=step, micro_batch=0, rank=rank)
+            of_rank, its_sums = otr_loss_on_logits(logits[:, piece].flatten(0, 1), shifted, config, uniforms=drawn)
             share = 1 / len(pieces) if cut_first else its_sums["tokens"] / total
             loss += share * of_rank
             nll += float(share * its_sums["nll"] / its_sums["tokens"])
