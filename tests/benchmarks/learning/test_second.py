@@ -10,7 +10,7 @@ import torch
 
 from benchmarks.learning import base_model, store
 from benchmarks.learning.plan import SIZES
-from benchmarks.learning.second import command, design, report, study, trial
+from benchmarks.learning.second import command, design, report, results, study, trial
 from benchmarks.learning.second.design import BASES, METHODS, OTR, SFT, SMOOTHING, Trial
 from benchmarks.learning.second.differences import difference, half_width
 from benchmarks.learning.second.tasks import BELIEVED, NOISY_TASKS, RANDOM, REGIMES, TASKS, hand_of
@@ -242,3 +242,13 @@ def test_the_command_resumes(small):
     ]
     assert sum(line["kind"] == "base" for line in store.read(file)) == 2
     assert file.with_suffix(".md").exists()
+
+
+def test_the_kept_base_models_are_the_recorded_ones():
+    recorded = {line["base"]: line for line in store.read(results.FILE) if line["kind"] == "base"}
+    kept = {path.name for path in command.KEPT_BASES.iterdir()}
+    assert kept
+    assert kept == set(recorded)
+    for name, line in recorded.items():
+        assert line["weights"] == results.checksum_of_weights(command.KEPT_BASES / name)
+        assert line["config"] == base_model.settings(BASES[name])
