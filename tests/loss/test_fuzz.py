@@ -156,5 +156,5 @@ def test_most_positions_of_a_call_are_compared():
 def test_the_kept_search_found_nothing():
     result = json.loads((RESULTS / "fuzz-python.json").read_text())
     assert result["failures"] == 0
-    assert result["seconds"] > 3 * 60
-    assert all(result["examples"][kind] > 20 for kind in ("torch", "triton", "attach"))
+    assert result["seconds"] > 30 * 60
+    assert all(result["examples"][kind] > 100 for kind in ("torch", "triton", "attach"))
