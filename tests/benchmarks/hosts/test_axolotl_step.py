@@ -1,4 +1,4 @@
-"""python -m benchmarks axolotl and fit run to their end, on tiny models whose figures mean nothing."""
+"""python -m benchmarks axolotl runs to its end, on a tiny model whose figures mean nothing."""
 
 import json
 import subprocess
@@ -23,15 +23,3 @@ def test_a_process_that_needed_no_more_memory_has_no_ratio():
     figures = {"seconds": 0.5, "megabytes": 0.0}
     lines = table({"contenders": {PLAIN: figures, "otr: sampled": {"seconds": 1.0, "megabytes": 3.0}}})
     assert lines[2:] == [f"| {PLAIN} | 0.50 s | 0 MB | 1.00 | - |", "| otr: sampled | 1.00 s | 3 MB | 2.00 | - |"]
-
-
-def test_the_fit_benchmark_measures_every_cell_once(tmp_path):
-    command = [sys.executable, "-m", "benchmarks", "fit", "--small", "--out", str(tmp_path / "x")]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
-    cells = {cell["method"]: cell for cell in json.loads((tmp_path / "x.json").read_text())["cells"]}
-    for method in ("SFT, whole logits", "OTR by hand, whole logits", "OTR, ours"):
-        assert cells[method]["tokens"] == 1024, cells[method]
-    assert "driver" in cells["SFT, Liger's fused CE"]["failed"], "Liger's kernel should have failed without a GPU"
-    again = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert "'method'" not in again.stdout, "a cell that had been measured was measured again"
