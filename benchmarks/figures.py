@@ -309,6 +309,7 @@ RENDERERS: dict[tuple[str, str | None], Callable[[Any], list[str]]] = {
     ("tour", "seconds"): tour.seconds,
     ("tour", "printed"): tour.printed,
     ("results", "objectives"): objectives.functions_of_hosts,
+    ("results", "our-objectives"): objectives.our_objectives,
     ("results", "objective-runs"): objectives.runs_of_hosts,
     ("axolotl", "compare"): _printed_by("compare {recipe}/sft {recipe}/otr"),
     ("results", "soak"): soak.slopes_of,

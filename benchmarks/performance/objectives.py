@@ -205,6 +205,17 @@ def functions_of_hosts(folder: Path) -> list[str]:
     return lines + sources
 
 
+def our_objectives(folder: Path) -> list[str]:
+    """Returns the lines of the table in docs/objectives.md of this package's objectives beside each other."""
+    names = [name for name in BESIDE if name.startswith("ours")]
+    lines = [f"| in the run with | {' | '.join(names)} |", "|---|" + "---:|" * len(names)]
+    for results in _results(folder):
+        if results["rounds"] >= ROUNDS:
+            cells = (f"{results['functions'][name]['ratio']:.2f} ×" for name in names)
+            lines.append(f"| {TITLES[results['host']]} | {' | '.join(cells)} |")
+    return lines
+
+
 def runs_of_hosts(folder: Path) -> list[str]:
     """Returns the lines of the table in docs/objectives.md of the hosts' runs."""
     lines = ["| host | objective | by the formulas | losses | gradient norms | eval_loss: its own, ours |"]
