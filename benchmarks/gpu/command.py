@@ -71,14 +71,12 @@ def run(args: argparse.Namespace) -> None:
         run_pieces(args.pieces, args.small, out, end, bars)
     text = page.write(out, PIECES)
     Console().print(Markdown(text))
-    left = {
-        name: Record.of(out / f"{name}.json", args.small).missing(PIECES[name].cells(args.small)) for name in PIECES
-    }
     print(f"The page is {out / 'page.md'}.")
-    unfinished = {name: cells for name, cells in left.items() if cells and name in args.pieces}
-    for name, cells in unfinished.items():
-        print(f"{name}: {len(cells)} cells are left; the same command continues: {', '.join(cells)}")
-    if errors := [line for name in args.pieces for line in _errors(out / f"{name}.json", args.small)]:
+    kept = {name: Record.of(out / f"{name}.json", args.small) for name in args.pieces}
+    for name, record_of_piece in kept.items():
+        if cells := record_of_piece.missing(PIECES[name].cells(args.small)):
+            print(f"{name}: {len(cells)} cells are left; the same command continues: {', '.join(cells)}")
+    if errors := [line for name in kept for line in _errors(name, kept[name])]:
         sys.exit("\n".join(["These cells failed; the same command tries them again:", *errors]))
 
 
@@ -90,9 +88,8 @@ def _deadline(minutes: float) -> float:
     return time.monotonic() + 60 * minutes
 
 
-def _errors(path: Path, small: bool) -> list[str]:
-    cells = Record.of(path, small).cells
-    return [f"{path.stem}, {name}: {one['error']}" for name, one in cells.items() if "error" in one]
+def _errors(piece: str, kept: Record) -> list[str]:
+    return [f"{piece}, {name}: {one['error']}" for name, one in kept.cells.items() if "error" in one]
 
 
 def run_pieces(names: list[str], small: bool, out: Path, end: float, bars: Progress) -> None:

@@ -27,7 +27,7 @@ PACKAGES = (
 
 @dataclass(frozen=True)
 class Context:
-    """What a piece is told: where and for how long."""
+    """Where a piece measures, and for how long."""
 
     device: str  # cuda or cpu
     small: bool  # toy sizes

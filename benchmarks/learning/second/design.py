@@ -43,7 +43,7 @@ BASES: dict[str, Size] = {
     "C": replace(SIZES["cpu"], name="C", base_seed=3, width=128),
 }
 
-LADDER = (3e-4, 1e-3, 3e-3, 1e-2)  # the rates that are searched, with SFT on right answers
+LADDER = (3e-4, 1e-3, 3e-3, 1e-2)  # learning rates that the search for a task's rate tries
 TOLERANCE = 0.02  # rates whose validation accuracy is this close to the best count as equally good
 FACTORS = (1.0, 1 / 3, 3.0)  # of the task's rate
 SEARCH_SEEDS = (100, 101)
@@ -78,7 +78,7 @@ def searches(task: str, rate: float) -> list[Trial]:
 
 
 def rate_of(task: str, figures: Figures) -> float | None:
-    """The smallest rate at which SFT learns the task's right answers about as well as at the best; None before that."""
+    """The smallest rate whose accuracy is within TOLERANCE of the best one's; None until all searches are finished."""
     accuracy = {}
     for rate in LADDER:
         found = [figures[trial.key]["validation"] for trial in searches(task, rate) if trial.key in figures]

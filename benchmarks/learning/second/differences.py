@@ -15,7 +15,7 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Difference:
-    """All values are shares of right answers. The half widths are those of 95% confidence intervals."""
+    """The difference between two shares of right answers, and the half widths of its 95% confidence intervals."""
 
     value: float
     here: float  # over seeds and questions, for these base models
@@ -30,7 +30,7 @@ class Difference:
 
 
 def difference(first: Sequence[Array], second: Sequence[Array], family: int) -> Difference:
-    """First minus second, averaged over tasks. Each array has the right answers [base model, seed, question] of a task.
+    """First minus second, averaged over tasks. The array of a task says [base model, seed, question] what was right.
 
     `family` is the number of differences for which the simultaneous interval holds.
     """

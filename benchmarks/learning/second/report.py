@@ -12,7 +12,7 @@ from benchmarks.learning import store
 from benchmarks.learning.second import design, results, study
 from benchmarks.learning.second.design import CORE, FACTORS, METHODS, SEEDS
 from benchmarks.learning.second.differences import Difference
-from benchmarks.learning.second.study import Pair, Study
+from benchmarks.learning.second.study import Row, Study
 from benchmarks.learning.second.tasks import CONDITIONS, NOISY_TASKS, OTHER_REGIMES, TASKS, Regime
 from benchmarks.learning.tables import minus
 
@@ -91,7 +91,7 @@ def _bases(bases: dict[str, dict[str, Any]]) -> Rows:
     return rows
 
 
-def differences(family: Iterable[tuple[str, Pair, list[Difference]]], *, bold: bool = True) -> Rows:
+def differences(family: Iterable[Row], *, bold: bool = True) -> Rows:
     rows = [["", *NAMES.values()]]
     for where, (first, second), found in family:
         rows.append([f"{where}: {minus(first, second)}", *(points(each, bold=bold) for each in found)])

@@ -11,10 +11,11 @@ import numpy as np
 from benchmarks.learning.second import design
 from benchmarks.learning.second.design import BASES, DFT, EAFT, EXACT, OTR, OTR_NLL, POWER, SFT, SMOOTHING, Trial
 from benchmarks.learning.second.differences import Array, Difference, difference
-from benchmarks.learning.second.tasks import CONDITIONS, NOISY_TASKS, OTHER_REGIMES, Regime
+from benchmarks.learning.second.tasks import CONDITIONS, NOISY_REGIMES, NOISY_TASKS, OTHER_REGIMES, Regime
 from benchmarks.learning.second.trial import MEASURES, answers_of
 
 Pair = tuple[str, str]  # two methods, of which the second is subtracted from the first
+Row = tuple[str, Pair, list[Difference]]  # where, which methods, and the difference in each measure
 AGAINST_SFT: tuple[Pair, ...] = tuple((method, SFT) for method in (DFT, POWER, OTR, OTR_NLL))
 OF_SETTINGS: tuple[Pair, ...] = (
     (OTR, POWER),
@@ -75,33 +76,25 @@ def of_condition(noise: str, share: int) -> list[Regime]:
     return [Regime(task, noise, share) for task in NOISY_TASKS]
 
 
-def first_family(study: Study) -> Iterator[tuple[str, Pair, list[Difference]]]:
-    for condition in CONDITIONS:
-        regimes = of_condition(*condition)
-        for pair in AGAINST_SFT:
-            yield regimes[0].condition, pair, _by_measure(study, regimes, pair, FAMILIES[0])
+def first_family(study: Study) -> Iterator[Row]:
+    return _rows(study, [of_condition(*condition) for condition in CONDITIONS], AGAINST_SFT, FAMILIES[0])
 
 
-def second_family(study: Study) -> Iterator[tuple[str, Pair, list[Difference]]]:
-    for regime in OTHER_REGIMES:
-        for pair in AGAINST_SFT:
-            yield regime.task, pair, _by_measure(study, [regime], pair, FAMILIES[1])
+def second_family(study: Study) -> Iterator[Row]:
+    return _rows(study, [[regime] for regime in OTHER_REGIMES], AGAINST_SFT, FAMILIES[1])
 
 
-def third_family(study: Study) -> Iterator[tuple[str, Pair, list[Difference]]]:
-    for condition in EXTREMES:
-        regimes = of_condition(*condition)
-        for pair in OF_SETTINGS:
-            yield regimes[0].condition, pair, _by_measure(study, regimes, pair, FAMILIES[2])
+def third_family(study: Study) -> Iterator[Row]:
+    return _rows(study, [of_condition(*condition) for condition in EXTREMES], OF_SETTINGS, FAMILIES[2])
 
 
-def single_tasks(study: Study) -> Iterator[tuple[str, Pair, list[Difference]]]:
-    for task in NOISY_TASKS:
-        for noise, share in CONDITIONS:
-            regime = Regime(task, noise, share)
-            for pair in AGAINST_SFT:
-                yield str(regime), pair, _by_measure(study, [regime], pair, 1)
+def single_tasks(study: Study) -> Iterator[Row]:
+    return _rows(study, [[regime] for regime in NOISY_REGIMES], AGAINST_SFT, 1)
 
 
-def _by_measure(study: Study, regimes: Sequence[Regime], pair: Pair, family: int) -> list[Difference]:
-    return [study.difference(regimes, pair, measure, family) for measure in MEASURES]
+def _rows(study: Study, places: Sequence[Sequence[Regime]], pairs: Sequence[Pair], family: int) -> Iterator[Row]:
+    """The differences of each pair in each place: one regime, or the regimes of a condition, averaged."""
+    for regimes in places:
+        name = str(regimes[0]) if len(regimes) == 1 else regimes[0].condition
+        for pair in pairs:
+            yield name, pair, [study.difference(regimes, pair, measure, family) for measure in MEASURES]
