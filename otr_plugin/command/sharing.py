@@ -27,7 +27,7 @@ from otr_plugin.command.recipes import RecipeHost, host_of, recipe_of
 from otr_plugin.hosts.recipe_text import RecipeText
 from otr_plugin.hosts.resources import DATA_KEYS, MODEL_KEYS, Resource, resource_named, resources_of, sha256
 from otr_plugin.hosts.resume import STATE_FILE, last_checkpoint, settings_in_checkpoint
-from otr_plugin.hosts.run_record import RECORD_FILE
+from otr_plugin.hosts.run_record import RECORD_FILE, section
 from otr_plugin.hosts.secrets import without_secrets, words_without_secrets
 
 RECIPE, TWIN, RUN, CARD, SUMS = "recipe.yaml", "recipe-without-otr.yaml", "run.json", "README.md", "SHA256SUMS"
@@ -51,8 +51,7 @@ class Run:
     missing: list[str] = field(default_factory=list)
 
     def section(self, name: str) -> dict[str, Any]:
-        found = self.record.get(name)
-        return found if isinstance(found, dict) else {}
+        return section(self.record, name)
 
 
 def read_run(folder: Path, recipe_file: Path | None, host_name: str | None) -> Run:

@@ -117,6 +117,12 @@ class RunRecord:
             trace(f"wrote {self.path}")
 
 
+def section(record: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """A mapping in a record; {} if the record has none under this name."""
+    found = record.get(name)
+    return found if isinstance(found, dict) else {}
+
+
 def versions() -> dict[str, str]:
     found = {}
     for package in PACKAGES:

@@ -25,7 +25,7 @@ from otr_plugin.command.comparison.run_files import ModelCard, flattened, read_j
 from otr_plugin.command.comparison.settings import first_of, in_one_line, of_the_host
 from otr_plugin.command.console import UNREADABLE, Failure
 from otr_plugin.hosts.resume import STATE_FILE, STATES, checkpoints, settings_in_state
-from otr_plugin.hosts.run_record import RECORD_FILE
+from otr_plugin.hosts.run_record import RECORD_FILE, section
 
 CARD, RECORD, ARGUMENTS, TRAINER = "README.md", RECORD_FILE, "args.json", "training_args.bin"
 EVENTS = "TensorBoard's events"
@@ -118,8 +118,8 @@ def _read_settings(run: Run, folder: Path) -> None:
     merged = {name: value for values in run.layers.values() for name, value in values.items()}
     facts = card.facts()
     run.host = record.get("host") or _host(module, merged, folder)
-    run.otr = _part(record, "otr") or None
-    run.versions = card.versions() | {name: str(version) for name, version in _part(record, "packages").items()}
+    run.otr = section(record, "otr") or None
+    run.versions = card.versions() | {name: str(version) for name, version in section(record, "packages").items()}
     if merged.get("swift_version"):
         run.versions.setdefault("ms-swift", str(merged["swift_version"]))
     run.model = first_of(merged, "base_model", "model_name_or_path", "model") or in_one_line(facts.get("base_model"))
@@ -127,8 +127,8 @@ def _read_settings(run: Run, folder: Path) -> None:
         run.model = _mapping(folder / "adapter_config.json").get("base_model_name_or_path")
     named = {name: merged[name] for name in ("datasets", "dataset", "dataset_name") if merged.get(name)}
     run.data = in_one_line(next(iter(named.values()), None)) or in_one_line(facts.get("datasets"))
-    run.fingerprint = _part(record, "data").get("fingerprint")
-    seeds = _part(record, "seeds")
+    run.fingerprint = section(record, "data").get("fingerprint")
+    seeds = section(record, "seeds")
     run.seeds = {name: seeds.get(name, merged.get(name)) for name in ("seed", "data_seed")}
     run.tokens = {
         "micro-batch": first_of(merged, "per_device_train_batch_size", "micro_batch_size"),
@@ -137,7 +137,7 @@ def _read_settings(run: Run, folder: Path) -> None:
         "length": first_of(merged, "sequence_len", "cutoff_len", "max_length", "max_seq_length"),
         "packing": first_of(merged, "sample_packing", "neat_packing", "packing"),
     }
-    hardware = _part(record, "hardware")
+    hardware = section(record, "hardware")
     run.hardware = hardware.get("accelerator") or hardware.get("processor")
     read_ones = {RECORD: record, ARGUMENTS: arguments, CARD: card.text, TRAINER: trainer}
     run.sources += [name for name, content in read_ones.items() if content]
@@ -208,14 +208,9 @@ def _read_time_and_memory(run: Run, folder: Path) -> None:
     }
     run.times = {name: seconds for name, each in times.items() if (seconds := number(each))}
     logged = [each[name] for each in run.log for name in ("memory/max_allocated (GiB)", "memory(GiB)") if name in each]
-    allocated = number(_part(record, "peak_memory").get("device_allocated"))
+    allocated = number(section(record, "peak_memory").get("device_allocated"))
     peaks = {"the log": max(logged, default=0.0), RECORD: (allocated or 0.0) / GIB}
     run.peaks = {name: peak for name, peak in peaks.items() if peak}  # 0: there was no GPU
-
-
-def _part(record: dict[str, Any], name: str) -> dict[str, Any]:
-    part = record.get(name)
-    return part if isinstance(part, dict) else {}
 
 
 def _mapping(path: Path) -> dict[str, Any]:
