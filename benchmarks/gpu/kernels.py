@@ -48,13 +48,18 @@ def source() -> str:
 
 
 def compile_for(*arguments: str) -> list[dict[str, Any]]:
-    """What benchmarks.gpu.compiled prints, called with these arguments, without Triton's interpreter."""
-    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    command = [sys.executable, "-m", "benchmarks.gpu.compiled", *arguments]
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    """What benchmarks.gpu.compiled prints, called with these arguments."""
+    done = without_interpreter("-m", "benchmarks.gpu.compiled", *arguments)
     if done.returncode:
         raise RuntimeError(f"the kernels do not compile:\n{done.stderr[-3000:]}")
     return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def without_interpreter(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """Runs Python with these arguments, in a process in which Triton's interpreter is off, so that kernels compile."""
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    command = [sys.executable, *arguments]
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
 
 
 def render(results: dict[str, Any]) -> str:

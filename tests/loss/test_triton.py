@@ -1,16 +1,12 @@
 """The Triton kernel matches the PyTorch kernel to rounding. Without a GPU, it runs in Triton's interpreter."""
 
 import importlib
-import os
 import random
-import subprocess
-import sys
 
 import pytest
 import torch
 
-from benchmarks.gpu.kernels import compile_for
-from benchmarks.paths import ROOT
+from benchmarks.gpu.kernels import compile_for, without_interpreter
 from otr_plugin import OTRConfig, otr_loss
 from otr_plugin.config import OBJECTIVES
 from otr_plugin.loss import dispatch, torch_kernel
@@ -392,8 +388,8 @@ def test_spills_are_seen():
         "triton.compile = lambda *args, options, **more: original(*args, options=options | {'maxnreg': 64}, **more)\n"
         "print(c.figures(c.compiled(c.VARIANTS['sampled'], c.PROCESSORS['sm_90'].target, c.Settings()))['spilled'])"
     )
-    env = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=env, capture_output=True, text=True, check=True)
+    done = without_interpreter("-c", code)
+    assert done.returncode == 0, done.stderr
     assert int(done.stdout) > 16
 
 
@@ -404,6 +400,5 @@ def test_an_unknown_objective_does_not_compile():
         "variant.constants['OBJECTIVE'] = -1\n"
         "c.compiled(variant, c.PROCESSORS['sm_90'].target, c.Settings())"
     )
-    env = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=env, capture_output=True, text=True, check=False)
+    done = without_interpreter("-c", code)
     assert "OBJECTIVE is not implemented; SFT, DFT, POWER, EAFT, EXACT and SAMPLED are" in done.stderr
